@@ -1,0 +1,95 @@
+import { ClassifiedError } from './errors.ts';
+import type { Logger } from './log.ts';
+import { silentLogger } from './log.ts';
+
+/** Where an operation is: the stage it works at and since when, so that a retry that times out can name it (R1). */
+export class Span {
+  readonly name: string;
+  readonly startedAtMs = Date.now();
+  #stage = 'start';
+  #stageSinceMs = Date.now();
+  readonly #done: Array<{ stage: string; durationMs: number }> = [];
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  /** Ends the current stage and begins the next. */
+  stage(name: string): void {
+    const nowMs = Date.now();
+    this.#done.push({ stage: this.#stage, durationMs: nowMs - this.#stageSinceMs });
+    this.#stage = name;
+    this.#stageSinceMs = nowMs;
+  }
+
+  get current(): { stage: string; ageMs: number } {
+    return { stage: this.#stage, ageMs: Date.now() - this.#stageSinceMs };
+  }
+
+  /** Finished stages with their durations; the running one is not among them. */
+  get stages(): ReadonlyArray<{ stage: string; durationMs: number }> {
+    return this.#done;
+  }
+}
+
+/** First parameter of everything that waits. `deadlineMs` is epoch milliseconds, Infinity for none; `signal` fires at it too. */
+export interface Op {
+  readonly signal: AbortSignal;
+  readonly log: Logger;
+  readonly deadlineMs: number;
+  readonly span: Span;
+}
+
+/** An operation of its own that no request owns: cleanup, recovery, background work. */
+export function newOp(name: string, options: { log?: Logger; timeoutMs?: number; signal?: AbortSignal } = {}): Op {
+  const { log = silentLogger, timeoutMs = Infinity, signal } = options;
+  const signals = [signal, Number.isFinite(timeoutMs) ? AbortSignal.timeout(Math.max(1, timeoutMs)) : undefined].filter(
+    (s) => s !== undefined,
+  );
+  return {
+    signal: signals.length === 1 && signals[0] !== undefined ? signals[0] : AbortSignal.any(signals),
+    log,
+    deadlineMs: Date.now() + timeoutMs,
+    span: new Span(name),
+  };
+}
+
+/** The same operation under a tighter deadline. */
+export function within(op: Op, timeoutMs: number): Op {
+  const deadlineMs = Math.min(op.deadlineMs, Date.now() + timeoutMs);
+  return { ...op, deadlineMs, signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.max(1, timeoutMs))]) };
+}
+
+/** The same log and span, but neither the caller's cancellation nor its deadline: what cleanup runs under (R3). */
+export function detached(op: Op, timeoutMs: number): Op {
+  return { ...newOp(op.span.name, { log: op.log, timeoutMs }), span: op.span };
+}
+
+export function throwIfOver(op: Op): void {
+  if (!op.signal.aborted) return;
+  const { stage, ageMs } = op.span.current;
+  const kind = Date.now() >= op.deadlineMs ? 'deadlineExceeded' : 'cancelled';
+  throw new ClassifiedError(
+    kind,
+    `${op.span.name} ${kind === 'cancelled' ? 'was cancelled' : 'ran out of time'} at stage ${stage} after ${ageMs} ms`,
+  );
+}
+
+/** Waits for `promise` at most until the operation ends; the work behind it goes on. */
+export async function orOver<T>(op: Op, promise: Promise<T>): Promise<T> {
+  throwIfOver(op);
+  const { promise: over, reject } = Promise.withResolvers<never>();
+  const onAbort = (): void => {
+    try {
+      throwIfOver(op);
+    } catch (error) {
+      reject(error as Error);
+    }
+  };
+  op.signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([promise, over]);
+  } finally {
+    op.signal.removeEventListener('abort', onAbort);
+  }
+}

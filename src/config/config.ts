@@ -1,0 +1,36 @@
+import type { LogFormat, LogLevel } from '../base/log.ts';
+
+export interface HandlerConfig {
+  readonly name: string;
+  /** Driver; `oci` = runc, crun, runsc through conmon. */
+  readonly type: 'oci';
+  /** Path or name on PATH of the OCI runtime's binary. */
+  readonly path: string;
+  /** Global arguments before the verb, e.g. ["--platform=ptrace"]. */
+  readonly args: readonly string[];
+  readonly snapshotter: string;
+}
+
+/** Validated and frozen; every path absolute. */
+export interface Config {
+  /** Persistent: content, snapshots, records. Default /var/lib/gantry. */
+  readonly root: string;
+  /** Sockets and mounts. Default /run/gantry. */
+  readonly state: string;
+  /** Unix socket path of the CRI. Default <state>/gantry.sock. */
+  readonly socket: string;
+  readonly streaming: { readonly address: string; readonly port: number };
+  readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly registry: { readonly hostsDir: string };
+  readonly image: {
+    readonly snapshotter: 'overlay';
+    readonly pinned: readonly string[];
+    readonly pauseImage: string;
+    readonly maxConcurrentDownloads: number;
+  };
+  readonly cgroup: { readonly driver: 'cgroupfs' | 'systemd' };
+  readonly defaultHandler: string;
+  readonly handlers: readonly HandlerConfig[];
+  readonly conmon: { readonly path: string };
+  readonly log: { readonly level: LogLevel; readonly format: LogFormat };
+}

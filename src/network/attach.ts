@@ -1,0 +1,42 @@
+import type { Op } from '../base/op.ts';
+
+export interface PodNetworkRequest {
+  readonly sandboxId: string;
+  /** Path of the pinned netns; "" when it is gone (after a reboot): plugins tolerate that on DEL. */
+  readonly netnsPath: string;
+  readonly pod: { readonly name: string; readonly namespace: string; readonly uid: string };
+  readonly portMappings: ReadonlyArray<{ protocol: 'tcp' | 'udp' | 'sctp'; containerPort: number; hostPort: number; hostIP: string }>;
+  readonly dns: { servers: readonly string[]; searches: readonly string[]; options: readonly string[] };
+  readonly cgroupPath: string;
+  /** Pod annotations kubernetes.io/{in,e}gress-bandwidth, bits per second. */
+  readonly bandwidth: { ingressRate: number; egressRate: number } | undefined;
+}
+
+/** Persisted in the sandbox record; `conflist` and `result` are what DEL and CHECK need (CNI spec, "cached results"). */
+export interface Attachment {
+  readonly network: string;
+  readonly ifName: string;
+  readonly ips: readonly string[];
+  readonly mac: string | undefined;
+  readonly conflist: unknown;
+  readonly result: unknown;
+}
+
+export interface NetworkStatus {
+  readonly ready: boolean;
+  readonly reason: string;
+  readonly message: string;
+}
+
+export interface Network {
+  /** Watched conf dir, damped STATUS polling; from memory, never waits. */
+  status(): NetworkStatus;
+  /** ADD chain of the first conflist. On failure the chain was DELed. Errors: plugin name and its own words. */
+  attach(op: Op, request: PodNetworkRequest): Promise<Attachment>;
+  /** DEL in reverse order with the cached result, or the current conflist when there is none (ADD never finished). Idempotent. */
+  detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void>;
+  check(op: Op, request: PodNetworkRequest, attachment: Attachment): Promise<void>;
+  /** GC where plugins know it: everything but these sandbox ids is stale (plus host-local IPAM entries after a reboot). */
+  gc(op: Op, validSandboxIds: readonly string[]): Promise<void>;
+  close(): Promise<void>;
+}

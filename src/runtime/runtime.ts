@@ -1,0 +1,77 @@
+import type { Op } from '../base/op.ts';
+import type { ProcessRef } from '../os/process.ts';
+import type { ExitStatus } from '../os/spawn.ts';
+
+/** What `<runtime> features` (or a probe) says a handler can do; reported by Status as RuntimeHandlerFeatures. */
+export interface HandlerFeatures {
+  readonly recursiveReadOnlyMounts: boolean;
+  readonly userNamespaces: boolean;
+}
+
+export interface ContainerIo {
+  /** CRI log file (absolute) or undefined for none. */
+  readonly logPath: string | undefined;
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+}
+
+export interface CreateRequest {
+  readonly id: string;
+  /** Has config.json and (mounted) rootfs; owned by the caller, 0700. */
+  readonly bundle: string;
+  readonly io: ContainerIo;
+  /** cgroup of the monitor: the pod's parent, outside the container's and the pod's memory limit (R20). */
+  readonly cgroupParent: string;
+}
+
+/** What is persisted of a created container; enough to find it again after a restart. */
+export interface CreatedContainer {
+  readonly init: ProcessRef;
+  readonly monitor: ProcessRef;
+}
+
+export interface ExecRequest {
+  /** OCI `process` object (config.json's process with args, cwd, env, user, capabilities ...). */
+  readonly process: Readonly<Record<string, unknown>>;
+  /** Of each stream. */
+  readonly maxOutputBytes: number;
+  readonly timeoutMs: number | undefined;
+}
+
+export interface ExecResult {
+  readonly exitCode: number;
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+  readonly truncated: boolean;
+}
+
+export interface Resources {
+  readonly linux: Readonly<Record<string, unknown>>;
+}
+
+export interface RuntimeExit extends ExitStatus {
+  readonly oomKilled: boolean;
+}
+
+/** The OCI verbs behind one runtime handler. A driver owns its state directory and the monitor of each container. */
+export interface Runtime {
+  readonly handler: string;
+  features(): Promise<HandlerFeatures>;
+  version(op: Op): Promise<string>;
+  /** Creates, does not start. On error nothing is left: no process, cgroup or state. Errors carry the runtime's own words (stderr tail). */
+  create(op: Op, request: CreateRequest): Promise<CreatedContainer>;
+  start(op: Op, id: string): Promise<void>;
+  /** To init only, or to every process of its cgroup. A gone container is no error. */
+  kill(op: Op, id: string, signal: number, all: boolean): Promise<void>;
+  /** Resolves when init has ended, whoever started the daemon; works for containers of an earlier daemon (exit file). */
+  waitExit(id: string, created: CreatedContainer): Promise<RuntimeExit>;
+  /** Force-deletes container, cgroup, monitor and everything the driver keeps. Idempotent; missing is ok. First ends whatever `create` left half-done. */
+  delete(op: Op, id: string): Promise<void>;
+  execSync(op: Op, id: string, request: ExecRequest): Promise<ExecResult>;
+  update(op: Op, id: string, resources: Resources): Promise<void>;
+  /** Returns once the new log file is the one written to (R25). */
+  reopenLog(op: Op, id: string): Promise<void>;
+  /** Ids that this driver has state for. */
+  list(op: Op): Promise<string[]>;
+}

@@ -1,0 +1,49 @@
+import type { Digest } from '../base/digest.ts';
+import type { Op } from '../base/op.ts';
+
+/** One mount(2) of a rootfs, ready for os/mount. */
+export interface MountSpec {
+  readonly type: string;
+  readonly source: string;
+  readonly flags: readonly string[];
+  readonly data: string;
+}
+
+export interface LayerSource {
+  readonly diffId: Digest;
+  /** Path of the compressed or plain tar blob, and its media type (decides gzip, zstd or plain). */
+  readonly blobPath: string;
+  readonly mediaType: string;
+}
+
+export interface Usage {
+  readonly sizeBytes: number;
+  readonly inodes: number;
+}
+
+/**
+ * Layers become committed snapshots named by chainId; containers get active snapshots named by a key on top of one.
+ * Every verb is idempotent; nothing of an image is visible under a name before it is complete and durable (R8, R9).
+ */
+export interface Snapshotter {
+  readonly name: string;
+  /** Unpacks one layer onto its parent and commits it as chainId. Verifies the diffID (dataLoss). Already committed: no work. */
+  commitLayer(op: Op, layer: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void>;
+  hasLayer(chainId: Digest): Promise<boolean>;
+  /** Creates the writable snapshot `key` over a committed layer (undefined: empty). Again with the same key: same mounts. */
+  prepare(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]>;
+  /** A read-only view, same rules (image volumes, passwd lookups). */
+  view(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]>;
+  /** Directory on the host with the writable layer of `key`, if it has one. */
+  upperDir(key: string): string | undefined;
+  /** Drops an active snapshot or view. Missing is ok. The caller has unmounted it. */
+  remove(op: Op, key: string): Promise<void>;
+  /** Drops a committed layer nobody stands on. failedPrecondition when a child or an active snapshot needs it. Missing is ok. */
+  removeLayer(op: Op, chainId: Digest): Promise<void>;
+  keys(): Promise<string[]>;
+  layers(): Promise<Digest[]>;
+  usage(key: string): Promise<Usage>;
+  layerUsage(chainId: Digest): Promise<Usage>;
+  /** Everything of this snapshotter on disk, and the filesystem's mountpoint dir for ImageFsInfo. */
+  root(): string;
+}

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { invalidArgument, notFound } from './errors.ts';
 
 const ID = /^[0-9a-f]{64}$/;
 
@@ -9,3 +10,12 @@ export const isId = (text: string): boolean => ID.test(text);
 
 /** Nanoseconds since the epoch. */
 export const nowNs = (): bigint => BigInt(Date.now()) * 1_000_000n;
+
+/** The record with this id, or with the only id that begins with it (crictl shortens ids). notFound; invalidArgument when several begin so. */
+export function byId<T extends { readonly id: string }>(records: readonly T[], id: string, names: { noun: string; field: string }): T {
+  const matches = id === '' ? [] : records.filter((record) => record.id.startsWith(id));
+  if (matches.length > 1) throw invalidArgument(names.field, `${id} is the beginning of ${matches.length} ids`);
+  const [match] = matches;
+  if (match === undefined) throw notFound(names.noun, id);
+  return match;
+}

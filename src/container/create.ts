@@ -1,0 +1,134 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import { ClassifiedError, notFound } from '../base/errors.ts';
+import { newId, nowNs } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import { Rollback } from '../base/rollback.ts';
+import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerConfig.ts';
+import type { Image } from '../image/image.ts';
+import { cgroupOf } from '../os/cgroup.ts';
+import type { PodSandboxRecord } from '../sandbox/record.ts';
+import type { ContainerDeps } from './deps.ts';
+import { resolveMounts } from './mounts.ts';
+import { buildSpec } from './oci-spec/spec.ts';
+import type { ContainerRecord } from './record.ts';
+import { containerKey, containerPaths, moved } from './record.ts';
+import { mountRootfs } from './rootfs.ts';
+import { specInput } from './spec-input.ts';
+import { parseSignal } from './signal.ts';
+import { undoCreate } from './teardown.ts';
+import { userOf } from './user.ts';
+import { watchExit } from './exit.ts';
+
+/**
+ * CRI CreateContainer. A retry with the same pod, name and attempt joins the create in flight or collects its result, and gets the same
+ * container again while that is `created`. notFound: sandbox or image; failedPrecondition: the sandbox is not ready;
+ * alreadyExists: the same attempt with another config.
+ */
+export async function createContainer(deps: ContainerDeps, op: Op, sandboxId: string, config: ContainerConfig__Output): Promise<string> {
+  const sandbox = readySandbox(deps, sandboxId);
+  const key = containerKey(sandbox.id, config);
+  const existing = deps.store
+    .values()
+    .find((record) => record.state !== 'creating' && containerKey(record.sandboxId, record.config) === key);
+  if (existing) {
+    if (existing.state === 'created' && isDeepStrictEqual(existing.config, config)) return existing.id;
+    throw conflict(existing.id);
+  }
+  const record = await deps.operations.run(op, key, {
+    start: (own) => create(deps, own, sandbox, config),
+    collect: async (made) => {
+      const created = moved(made, 'created');
+      await deps.store.put(created);
+      watchExit(deps, created);
+      deps.emit('created', created);
+    },
+    abandon: (own, made) => undoCreate(deps, own, made),
+  });
+  if (!isDeepStrictEqual(record.config, config)) throw conflict(record.id);
+  return record.id;
+}
+
+async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, config: ContainerConfig__Output): Promise<ContainerRecord> {
+  const image = imageOf(deps, config);
+  const runtime = deps.handler(sandbox.runtimeHandler);
+  let record = newRecord(deps, { sandbox, config, image });
+  const paths = containerPaths(deps.stateDir, record.id);
+
+  op.span.stage('record');
+  await deps.store.put(record);
+  await using rollback = new Rollback(op);
+  rollback.add(`tear down container ${record.id}`, (undo) => undoCreate(deps, undo, record));
+
+  op.span.stage('snapshot');
+  const [mounts] = await Promise.all([
+    resolveMounts(op, config.mounts),
+    mountRootfs(deps.snapshotter, op, paths, { key: record.id, topLayer: image.topLayer }),
+  ]);
+
+  op.span.stage('spec');
+  record = { ...record, user: await userOf(paths.rootfs, config, image.config) };
+  const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts }));
+  await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+  if (record.logPath !== '') await mkdir(dirname(record.logPath), { recursive: true, mode: 0o755 });
+
+  op.span.stage('runtime create');
+  const process = await runtime.create(op, {
+    id: record.id,
+    bundle: paths.bundle,
+    io: { logPath: record.logPath || undefined, tty: config.tty, stdin: config.stdin, stdinOnce: config.stdinOnce },
+    cgroupParent: sandbox.cgroupParent,
+  });
+  record = { ...record, process, cgroupPath: cgroupOf(process.init.pid) ?? '' };
+  readySandbox(deps, sandbox.id);
+  await deps.store.put(record);
+
+  op.span.stage('uncollected');
+  rollback.commit();
+  return record;
+}
+
+function newRecord(
+  deps: ContainerDeps,
+  from: { sandbox: PodSandboxRecord; config: ContainerConfig__Output; image: Image },
+): ContainerRecord {
+  const { sandbox, config, image } = from;
+  const logDirectory = sandbox.config.logDirectory;
+  const signal = config.stopSignal === 'RUNTIME_DEFAULT' ? image.config.stopSignal : config.stopSignal;
+  return {
+    version: 1,
+    id: newId(),
+    sandboxId: sandbox.id,
+    state: 'creating',
+    config,
+    imageId: image.id,
+    imageRef: image.repoDigests[0] ?? image.id,
+    runtimeHandler: sandbox.runtimeHandler,
+    bootId: deps.bootId,
+    cgroupPath: '',
+    logPath: config.logPath === '' || logDirectory === '' ? '' : join(logDirectory, config.logPath),
+    stopSignal: parseSignal(signal) ?? 15,
+    user: { uid: 0, gid: 0, additionalGids: [] },
+    resources: config.linux?.resources ?? null,
+    createdAtNs: String(nowNs()),
+    startedAtNs: '0',
+  };
+}
+
+function readySandbox(deps: ContainerDeps, id: string): PodSandboxRecord {
+  const sandbox = deps.sandbox(id);
+  if (sandbox.state !== 'ready')
+    throw new ClassifiedError('failedPrecondition', `create container: pod sandbox ${sandbox.id} is not ready`);
+  return sandbox;
+}
+
+function imageOf(deps: ContainerDeps, config: ContainerConfig__Output): Image {
+  const ref = config.image?.image ?? '';
+  const image = deps.images.find(ref);
+  if (image === undefined) throw notFound('image', ref);
+  return image;
+}
+
+const conflict = (id: string): ClassifiedError =>
+  new ClassifiedError('alreadyExists', `config.metadata: this attempt of the container is ${id} already`);

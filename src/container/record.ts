@@ -1,0 +1,73 @@
+import { join } from 'node:path';
+import { assert } from '../base/assert.ts';
+import type { Digest } from '../base/digest.ts';
+import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerConfig.ts';
+import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
+import type { CreatedContainer } from '../runtime/runtime.ts';
+import type { ContainerState } from './state.ts';
+import { mayMove } from './state.ts';
+
+/** How init ended, as ContainerStatus tells it. */
+export interface ContainerExit {
+  readonly exitCode: number;
+  readonly finishedAtNs: string;
+  /** `Completed`, `Error`, `OOMKilled` or what kept it from starting. */
+  readonly reason: string;
+  readonly message: string;
+}
+
+/** What is known of a container, as it stands in its file. Replaced as a whole, never changed in place. */
+export interface ContainerRecord {
+  readonly version: 1;
+  readonly id: string;
+  readonly sandboxId: string;
+  readonly state: ContainerState;
+  readonly config: ContainerConfig__Output;
+  readonly imageId: Digest;
+  /** What ContainerStatus calls image_ref: a repo digest where the image has one. */
+  readonly imageRef: string;
+  readonly runtimeHandler: string;
+  readonly bootId: string;
+  /** As in /proc/PID/cgroup of init; "" until it exists. */
+  readonly cgroupPath: string;
+  readonly logPath: string;
+  readonly stopSignal: number;
+  readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] };
+  /** Resources in force: those of create, changed by update. */
+  readonly resources: LinuxContainerResources__Output | null;
+  readonly createdAtNs: string;
+  readonly startedAtNs: string;
+  readonly process?: CreatedContainer;
+  readonly exit?: ContainerExit;
+  readonly failedSteps?: readonly string[];
+}
+
+/** Same container of the same pod, same attempt: what makes two CreateContainer calls one operation (R1). */
+export const containerKey = (sandboxId: string, config: ContainerConfig__Output): string =>
+  [sandboxId, config.metadata?.name ?? '', config.metadata?.attempt ?? 0].join('/');
+
+export function moved(record: ContainerRecord, to: ContainerState): ContainerRecord {
+  assert(mayMove(record.state, to), `container ${record.id} moves from ${record.state} to ${to}`);
+  return { ...record, state: to };
+}
+
+export function parseContainerRecord(value: unknown): ContainerRecord {
+  const record = value as ContainerRecord | null;
+  if (typeof record !== 'object' || record === null) throw new Error('not an object');
+  if (record.version !== 1) throw new Error(`version ${String(record.version)} is not known`);
+  if (typeof record.id !== 'string' || typeof record.sandboxId !== 'string' || typeof record.config?.metadata?.name !== 'string') {
+    throw new Error('id, sandboxId or config.metadata is missing');
+  }
+  return record;
+}
+
+export interface ContainerPaths {
+  /** The OCI bundle; gone after a reboot. */
+  readonly bundle: string;
+  readonly rootfs: string;
+}
+
+export function containerPaths(stateDir: string, id: string): ContainerPaths {
+  const bundle = join(stateDir, 'containers', id);
+  return { bundle, rootfs: join(bundle, 'rootfs') };
+}

@@ -1,0 +1,40 @@
+import type { KeyedLock } from '../base/keyed-lock.ts';
+import type { Logger } from '../base/log.ts';
+import type { Operations } from '../base/operations.ts';
+import type { TaskSet } from '../base/task-set.ts';
+import type { Network } from '../network/attach.ts';
+import type { CgroupMode } from '../os/cgroup.ts';
+import type { RecordStore } from '../os/record-store.ts';
+import type { Op } from '../base/op.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import type { PauseProcess } from './pause.ts';
+import type { PodSandboxRecord } from './record.ts';
+
+/** What a sandbox has to ask of the container room; `daemon.ts` wires it, since containers know sandboxes and not the reverse. */
+export interface PodContainers {
+  /** Ends every container of the pod, without a grace period. Idempotent. */
+  stopAll(op: Op, sandboxId: string): Promise<void>;
+  /** Removes every container of the pod. Idempotent. */
+  removeAll(op: Op, sandboxId: string): Promise<void>;
+}
+
+export type SandboxEventType = 'created' | 'started' | 'stopped' | 'deleted';
+
+/** Everything the use cases of this room work with. */
+export interface SandboxDeps {
+  readonly stateDir: string;
+  readonly bootId: string;
+  readonly cgroupMode: CgroupMode;
+  readonly systemdCgroup: boolean;
+  readonly log: Logger;
+  readonly store: RecordStore<PodSandboxRecord>;
+  readonly operations: Operations<PodSandboxRecord>;
+  readonly locks: KeyedLock;
+  readonly tasks: TaskSet;
+  readonly network: Network;
+  readonly containers: PodContainers;
+  readonly pause: PauseProcess;
+  /** invalidArgument for a handler that is not configured; "" is the default one. */
+  handler(name: string): Runtime;
+  emit(type: SandboxEventType, record: PodSandboxRecord): void;
+}

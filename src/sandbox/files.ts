@@ -1,0 +1,46 @@
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { mount, umount } from '../os/mount.ts';
+import type { PodPaths } from './paths.ts';
+import type { PodSandboxRecord } from './record.ts';
+import { namespaceMode, usesHostNetwork } from './record.ts';
+
+const SHM_SIZE_BYTES = 64 * 1024 * 1024;
+
+/** The pod's directory with resolv.conf, hostname and /dev/shm; `removePodFiles` is its undo. */
+export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths): Promise<void> {
+  await mkdir(paths.dir, { recursive: true, mode: 0o711 });
+  await writeFile(paths.resolvConf, await resolvConf(record), { mode: 0o644 });
+  await writeFile(paths.hostname, `${podHostname(record) || hostname()}\n`, { mode: 0o644 });
+  if (namespaceMode(record.config, 'ipc') !== 'NODE') {
+    await mkdir(paths.shm, { mode: 0o1777 });
+    mount({
+      source: 'shm',
+      target: paths.shm,
+      type: 'tmpfs',
+      flags: ['nosuid', 'nodev', 'noexec'],
+      data: `mode=1777,size=${SHM_SIZE_BYTES}`,
+    });
+  }
+  if (record.config.logDirectory !== '') await mkdir(record.config.logDirectory, { recursive: true, mode: 0o755 });
+}
+
+export async function removePodFiles(paths: PodPaths): Promise<void> {
+  await umount(paths.shm);
+  await rm(paths.dir, { recursive: true, force: true });
+}
+
+/** "" on the host's network: the pod has the host's own name. */
+export const podHostname = (record: PodSandboxRecord): string => (usesHostNetwork(record.config) ? '' : record.config.hostname);
+
+async function resolvConf(record: PodSandboxRecord): Promise<string> {
+  const dns = record.config.dnsConfig;
+  // Without a DNS config the CRI leaves the choice to us; the host's own file is what containerd and CRI-O give too.
+  if (dns === null) return await readFile('/etc/resolv.conf', 'utf8').catch(() => '');
+  const lines = [
+    ...(dns.searches.length > 0 ? [`search ${dns.searches.join(' ')}`] : []),
+    ...dns.servers.map((server) => `nameserver ${server}`),
+    ...(dns.options.length > 0 ? [`options ${dns.options.join(' ')}`] : []),
+  ];
+  return lines.map((line) => `${line}\n`).join('');
+}

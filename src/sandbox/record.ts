@@ -1,0 +1,112 @@
+import { assert } from '../base/assert.ts';
+import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
+import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
+import type { CreatedContainer } from '../runtime/runtime.ts';
+import type { SandboxState } from './state.ts';
+import { mayMove } from './state.ts';
+
+/** What is known of a pod sandbox, as it stands in its file. Replaced as a whole, never changed in place. */
+export interface PodSandboxRecord {
+  readonly version: 1;
+  readonly id: string;
+  readonly state: SandboxState;
+  readonly config: PodSandboxConfig__Output;
+  readonly runtimeHandler: string;
+  readonly createdAtNs: string;
+  /** Boot that its mounts, namespaces and processes belong to. */
+  readonly bootId: string;
+  readonly cgroupParent: string;
+  /** The parent did not exist before: it goes with the sandbox. */
+  readonly ownsCgroupParent: boolean;
+  /** Set before the first plugin runs: from then on DEL is due, result or not (R3). */
+  readonly networkBegun: boolean;
+  readonly attachment?: Attachment;
+  /** Process that holds a pod-shared PID namespace, where the pod has one. */
+  readonly pause?: CreatedContainer;
+  /** Labels of teardown steps that failed last time, for people. */
+  readonly failedSteps?: readonly string[];
+}
+
+/** Same pod, same attempt: what makes two RunPodSandbox calls one operation (R1). */
+export function sandboxKey(config: PodSandboxConfig__Output): string {
+  const { uid, namespace, name, attempt } = config.metadata ?? { uid: '', namespace: '', name: '', attempt: 0 };
+  return [namespace, name, uid, attempt].join('/');
+}
+
+export type NamespaceKind = 'network' | 'ipc' | 'pid';
+
+export function namespaceMode(config: PodSandboxConfig__Output, kind: NamespaceKind): string {
+  return config.linux?.securityContext?.namespaceOptions?.[kind] ?? 'POD';
+}
+
+export const usesHostNetwork = (config: PodSandboxConfig__Output): boolean => namespaceMode(config, 'network') === 'NODE';
+
+/** Namespaces that are pinned for the pod. A pod on the host's network has the host's hostname too, as kubelet expects. */
+export function pinnedNamespaces(config: PodSandboxConfig__Output): Array<'net' | 'ipc' | 'uts'> {
+  const kinds: Array<'net' | 'ipc' | 'uts'> = usesHostNetwork(config) ? [] : ['net', 'uts'];
+  if (namespaceMode(config, 'ipc') !== 'NODE') kinds.push('ipc');
+  return kinds;
+}
+
+/** Only a PID namespace that containers share needs a process to hold it (DESIGN 3.5). */
+export const needsPause = (config: PodSandboxConfig__Output): boolean => namespaceMode(config, 'pid') === 'POD';
+
+export function moved(record: PodSandboxRecord, to: SandboxState): PodSandboxRecord {
+  assert(mayMove(record.state, to), `sandbox ${record.id} moves from ${record.state} to ${to}`);
+  return { ...record, state: to };
+}
+
+/** Throws on what isn't a record of this version; deeper damage shows when a field is used. */
+export function parseSandboxRecord(value: unknown): PodSandboxRecord {
+  const record = value as PodSandboxRecord | null;
+  if (typeof record !== 'object' || record === null) throw new Error('not an object');
+  if (record.version !== 1) throw new Error(`version ${String(record.version)} is not known`);
+  if (typeof record.id !== 'string' || typeof record.state !== 'string' || typeof record.config?.metadata?.name !== 'string') {
+    throw new Error('id, state or config.metadata is missing');
+  }
+  return record;
+}
+
+const rate = (config: PodSandboxConfig__Output, direction: string): number => {
+  const text = config.annotations[`kubernetes.io/${direction}-bandwidth`];
+  return text === undefined ? 0 : parseQuantity(text);
+};
+
+const UNITS: Readonly<Record<string, number>> = {
+  '': 1,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  Ki: 2 ** 10,
+  Mi: 2 ** 20,
+  Gi: 2 ** 30,
+  Ti: 2 ** 40,
+};
+
+/** Kubernetes quantity (`10M`, `1Gi`) to a number; 0 when it isn't one. */
+function parseQuantity(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(k|M|G|T|Ki|Mi|Gi|Ti)?$/.exec(text);
+  return match ? Number(match[1]) * (UNITS[match[2] ?? ''] ?? 0) : 0;
+}
+
+export function networkRequest(record: PodSandboxRecord, netnsPath: string): PodNetworkRequest {
+  const { config } = record;
+  const { name = '', namespace = '', uid = '' } = config.metadata ?? {};
+  const bandwidth = { ingressRate: rate(config, 'ingress'), egressRate: rate(config, 'egress') };
+  const dns = config.dnsConfig;
+  return {
+    sandboxId: record.id,
+    netnsPath,
+    pod: { name, namespace, uid },
+    portMappings: config.portMappings.map((mapping) => ({
+      protocol: mapping.protocol === 'UDP' ? 'udp' : mapping.protocol === 'SCTP' ? 'sctp' : 'tcp',
+      containerPort: mapping.containerPort,
+      hostPort: mapping.hostPort,
+      hostIP: mapping.hostIp,
+    })),
+    dns: { servers: dns?.servers ?? [], searches: dns?.searches ?? [], options: dns?.options ?? [] },
+    cgroupPath: record.cgroupParent,
+    bandwidth: bandwidth.ingressRate > 0 || bandwidth.egressRate > 0 ? bandwidth : undefined,
+  };
+}

@@ -1,0 +1,25 @@
+import { messageOf } from '../base/errors.ts';
+import type { Op } from '../base/op.ts';
+import type { SandboxDeps } from './deps.ts';
+import { moved } from './record.ts';
+import { stopPodSandbox } from './stop.ts';
+import { teardown } from './teardown.ts';
+
+/** CRI RemovePodSandbox: ends it when it still runs, removes its containers, leaves nothing. Idempotent; a failure leaves it listed as NotReady. */
+export async function removePodSandbox(deps: SandboxDeps, op: Op, id: string): Promise<void> {
+  await stopPodSandbox(deps, op, id);
+  using _ = await deps.locks.lock(id);
+  const record = deps.store.get(id);
+  if (record === undefined) return;
+  const removing = moved(record, 'removing');
+  await deps.store.put(removing);
+  op.span.stage('teardown');
+  try {
+    await teardown(deps, op, removing);
+  } catch (error) {
+    await deps.store.put({ ...moved(removing, 'notReady'), failedSteps: [messageOf(error)] });
+    throw error;
+  }
+  await deps.store.delete(id);
+  deps.emit('deleted', removing);
+}

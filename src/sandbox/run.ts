@@ -1,0 +1,109 @@
+import { isDeepStrictEqual } from 'node:util';
+import { ClassifiedError } from '../base/errors.ts';
+import { newId, nowNs } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import { Rollback } from '../base/rollback.ts';
+import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
+import { cgroupExists } from '../os/cgroup.ts';
+import { createNamespaces } from '../os/namespaces.ts';
+import type { SandboxDeps } from './deps.ts';
+import { createPodFiles, podHostname } from './files.ts';
+import { watchPause } from './lost.ts';
+import { podPaths } from './paths.ts';
+import type { PodSandboxRecord } from './record.ts';
+import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, usesHostNetwork } from './record.ts';
+import { undoRun } from './teardown.ts';
+
+/**
+ * CRI RunPodSandbox. A retry with the same pod and attempt joins the run in flight or collects its result, and gets the
+ * same sandbox again while that is ready. invalidArgument: unknown handler; alreadyExists: the same attempt with another config.
+ */
+export async function runPodSandbox(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<string> {
+  const runtime = deps.handler(runtimeHandler);
+  const key = sandboxKey(config);
+  const existing = deps.store.values().find((record) => record.state === 'ready' && sandboxKey(record.config) === key);
+  if (existing) return sameAgain(existing, config);
+  const record = await deps.operations.run(op, key, {
+    start: (own) => create(deps, own, config, runtimeHandler === '' ? '' : runtime.handler),
+    collect: async (created) => {
+      const ready = moved(created, 'ready');
+      await deps.store.put(ready);
+      watchPause(deps, ready);
+      deps.emit('created', ready);
+      deps.emit('started', ready);
+    },
+    abandon: (own, created) => undoRun(deps, own, created),
+  });
+  if (!isDeepStrictEqual(record.config, config)) throw conflict(record.id);
+  return record.id;
+}
+
+const conflict = (id: string): ClassifiedError =>
+  new ClassifiedError('alreadyExists', `config.metadata: this attempt of the pod is sandbox ${id} already, with another config`);
+
+function sameAgain(existing: PodSandboxRecord, config: PodSandboxConfig__Output): string {
+  if (!isDeepStrictEqual(existing.config, config)) throw conflict(existing.id);
+  return existing.id;
+}
+
+async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<PodSandboxRecord> {
+  let record = newRecord(deps, config, runtimeHandler);
+  const paths = podPaths(deps.stateDir, record.id);
+  const save = async (change: Partial<PodSandboxRecord>): Promise<void> => {
+    record = { ...record, ...change };
+    await deps.store.put(record);
+  };
+
+  op.span.stage('record');
+  await save({});
+  await using rollback = new Rollback(op);
+  rollback.add(`tear down sandbox ${record.id}`, (undo) => undoRun(deps, undo, record));
+
+  op.span.stage('files');
+  await createPodFiles(record, paths);
+
+  op.span.stage('namespaces');
+  const kinds = pinnedNamespaces(config);
+  if (kinds.length > 0) {
+    const hostname = podHostname(record);
+    await createNamespaces({
+      dir: paths.namespaces,
+      kinds,
+      sysctls: config.linux?.sysctls ?? {},
+      ...(hostname === '' ? {} : { hostname }),
+    });
+  }
+
+  if (!usesHostNetwork(config)) {
+    op.span.stage('network');
+    await save({ networkBegun: true });
+    await save({ attachment: await deps.network.attach(op, networkRequest(record, `${paths.namespaces}/net`)) });
+  }
+
+  if (needsPause(config)) {
+    op.span.stage('pause');
+    await save({ pause: await deps.pause.start(op, record) });
+  }
+
+  op.span.stage('uncollected');
+  rollback.commit();
+  return record;
+}
+
+function newRecord(deps: SandboxDeps, config: PodSandboxConfig__Output, runtimeHandler: string): PodSandboxRecord {
+  const id = newId();
+  const asked = config.linux?.cgroupParent ?? '';
+  const cgroupParent = asked !== '' ? asked : deps.systemdCgroup ? 'gantry.slice' : `/gantry/${id}`;
+  return {
+    version: 1,
+    id,
+    state: 'creating',
+    config,
+    runtimeHandler,
+    createdAtNs: String(nowNs()),
+    bootId: deps.bootId,
+    cgroupParent,
+    ownsCgroupParent: !deps.systemdCgroup && !cgroupExists(cgroupParent),
+    networkBegun: false,
+  };
+}

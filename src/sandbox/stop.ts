@@ -1,0 +1,20 @@
+import type { Op } from '../base/op.ts';
+import type { SandboxDeps } from './deps.ts';
+import { moved } from './record.ts';
+import { quiesce } from './teardown.ts';
+
+/** CRI StopPodSandbox: ends every container, gives the network back, is idempotent; a sandbox that is gone is no error. */
+export async function stopPodSandbox(deps: SandboxDeps, op: Op, id: string): Promise<void> {
+  if (deps.store.get(id) === undefined) return;
+  using _ = await deps.locks.lock(id);
+  const record = deps.store.get(id);
+  if (record === undefined || record.state === 'removing') return;
+  // NotReady before the first effect: from here on no container may be created in it (R33).
+  const stopped = moved(record, record.state === 'unknown' ? 'unknown' : 'notReady');
+  await deps.store.put(stopped);
+  op.span.stage('quiesce');
+  await quiesce(deps, op, stopped);
+  const done = { ...moved(stopped, 'notReady'), networkBegun: false };
+  await deps.store.put(done);
+  if (record.state === 'ready') deps.emit('stopped', done);
+}

@@ -1,0 +1,62 @@
+import { release } from 'node:os';
+import type { Op } from '../base/op.ts';
+import { run } from '../os/spawn.ts';
+import type { HandlerFeatures } from './runtime.ts';
+
+const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
+
+interface FeaturesDocument {
+  readonly mountOptions?: unknown;
+  readonly linux?: { readonly namespaces?: unknown; readonly mountExtensions?: { readonly idmap?: { readonly enabled?: unknown } } };
+}
+
+/** mount_setattr(2), which both features are made of, came with Linux 5.12. */
+export function kernelHasMountSetattr(kernelRelease: string): boolean {
+  const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
+  return major > 5 || (major === 5 && minor >= 12);
+}
+
+/** Out of `<runtime> features` (OCI runtime-spec, features.md); a runtime without a word on idmapped mounts can't run a pod in a user namespace. */
+export function parseFeatures(text: string): HandlerFeatures {
+  let document: FeaturesDocument;
+  try {
+    document = JSON.parse(text) as FeaturesDocument;
+  } catch {
+    return NONE;
+  }
+  const { mountOptions } = document;
+  const namespaces = document.linux?.namespaces;
+  return {
+    recursiveReadOnlyMounts: Array.isArray(mountOptions) && mountOptions.includes('rro'),
+    userNamespaces: document.linux?.mountExtensions?.idmap?.enabled === true && Array.isArray(namespaces) && namespaces.includes('user'),
+  };
+}
+
+/** `runtime`: argv up to the verb. Never fails: a runtime that has no such verb, or doesn't run, can do nothing special. */
+export async function discoverFeatures(op: Op, runtime: readonly string[]): Promise<HandlerFeatures> {
+  if (!kernelHasMountSetattr(release())) return NONE;
+  try {
+    const { exitCode, stdout } = await run(op, { argv: [...runtime, 'features'] });
+    return exitCode === 0 ? parseFeatures(stdout.toString('utf8')) : NONE;
+  } catch {
+    return NONE;
+  }
+}
+
+/** What makes the runtimes different to drive. */
+export interface Traits {
+  /** First word of `--version`: runc, crun, runsc, ... */
+  readonly program: string;
+  readonly version: string;
+  /** The container's processes are processes of the host: init's pid takes signals, exec'd ones can be adopted. */
+  readonly hostProcesses: boolean;
+  /** Where `exec --cgroup` can be trusted. crun 1.8 on v1 takes the process out of all of the container's other cgroups. */
+  readonly subCgroups: 'v1+v2' | 'v2' | 'none';
+}
+
+/** `runc version 1.1.5+ds1` / `runsc version release-2022...`; an unknown program is driven like runc, the reference, but without sub-cgroups. */
+export function parseTraits(versionOutput: string): Traits {
+  const [, program = 'unknown', version = ''] = /^(\S+) version:? (\S+)/m.exec(versionOutput) ?? [];
+  const subCgroups = program === 'runc' ? 'v1+v2' : program === 'crun' ? 'v2' : 'none';
+  return { program, version, hostProcesses: program !== 'runsc', subCgroups };
+}

@@ -1,0 +1,308 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { ClassifiedError, errnoOf, messageOf, notFound, wrap } from '../base/errors.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
+import type { Logger } from '../base/log.ts';
+import type { Op } from '../base/op.ts';
+import { newOp, orOver, within } from '../base/op.ts';
+import { Rollback } from '../base/rollback.ts';
+import { SingleFlight } from '../base/single-flight.ts';
+import type { HandlerConfig } from '../config/config.ts';
+import { cgroupOf, killCgroup, procsIn } from '../os/cgroup.ts';
+import { processRef, signal as signalProcess } from '../os/process.ts';
+import type { RunResult } from '../os/spawn.ts';
+import { run } from '../os/spawn.ts';
+import { cgroupPathOf } from './cgroup-path.ts';
+import { execSync } from './exec.ts';
+import { awaitExit, oomKills } from './exits.ts';
+import type { Traits } from './features.ts';
+import { discoverFeatures, parseTraits } from './features.ts';
+import { reopenLog, resizeTerminal, startMonitor } from './monitor.ts';
+import type { MonitorOptions } from './monitor.ts';
+import { findProgram } from './program.ts';
+import type {
+  CreateRequest,
+  CreatedContainer,
+  ExecRequest,
+  ExecResult,
+  HandlerFeatures,
+  Resources,
+  Runtime,
+  RuntimeExit,
+} from './runtime.ts';
+import { killSandboxed } from './sandboxed.ts';
+import { StateDir } from './state-dir.ts';
+import type { ContainerState } from './state-dir.ts';
+import { dismantle } from './teardown.ts';
+import { runtimeWords } from './words.ts';
+
+const SIGKILL = 9;
+const VERB_TIMEOUT_MS = 60_000;
+const EXIT_FILE_TIMEOUT_MS = 5000;
+
+export interface OciRuntimeOptions {
+  readonly handler: HandlerConfig;
+  readonly conmonPath: string;
+  /** `<state>/runtime/<handler>`: on a tmpfs, so that it outlives the daemon and not a reboot. Exit codes are kept in it. */
+  readonly stateDir: string;
+  readonly cgroupDriver: 'cgroupfs' | 'systemd';
+  readonly log: Logger;
+  /** How long conmon may take to write the exit file once init has ended; 5 s. */
+  readonly exitFileTimeoutMs?: number;
+}
+
+/** What streaming needs of a conmon container beyond the OCI verbs. */
+export interface OciRuntime extends Runtime {
+  /** conmon's attach socket (SOCK_SEQPACKET). */
+  attachSocket(id: string): string;
+  /** In characters, 0-1000 each. */
+  resizeTerminal(id: string, size: { width: number; height: number }): Promise<void>;
+}
+
+/** Driver of runc and what takes its command line (crun, runsc), with one conmon per container. */
+class ConmonRuntime implements OciRuntime {
+  readonly handler: string;
+  readonly #path: string;
+  readonly #name: string;
+  readonly #globals: readonly string[];
+  readonly #monitor: MonitorOptions;
+  readonly #state: StateDir;
+  readonly #log: Logger;
+  readonly #exitFileTimeoutMs: number;
+  readonly #deletes = new SingleFlight<void>();
+  readonly #control = new KeyedLock();
+  readonly #creates = new Map<string, { readonly abort: AbortController; readonly done: Promise<unknown> }>();
+  #traits: Promise<Traits> | undefined;
+  #features: Promise<HandlerFeatures> | undefined;
+
+  constructor(options: OciRuntimeOptions) {
+    this.handler = options.handler.name;
+    this.#path = findProgram(options.handler.path);
+    this.#name = basename(this.#path);
+    this.#state = new StateDir(options.stateDir);
+    const systemd = options.cgroupDriver === 'systemd' ? ['--systemd-cgroup'] : [];
+    this.#globals = [...options.handler.args, `--root=${this.#state.root}`, ...systemd];
+    this.#monitor = {
+      conmonPath: findProgram(options.conmonPath),
+      runtimePath: this.#path,
+      runtimeArgs: this.#globals,
+      socketsDir: this.#state.sockets,
+    };
+    this.#log = options.log;
+    this.#exitFileTimeoutMs = options.exitFileTimeoutMs ?? EXIT_FILE_TIMEOUT_MS;
+  }
+
+  features(): Promise<HandlerFeatures> {
+    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#path]);
+    return this.#features;
+  }
+
+  async version(op: Op): Promise<string> {
+    return (await this.#traitsOf(op)).version;
+  }
+
+  async create(op: Op, request: CreateRequest): Promise<CreatedContainer> {
+    const { id } = request;
+    const abort = new AbortController();
+    const { promise: done, resolve } = Promise.withResolvers<void>();
+    if (this.#creates.has(id)) throw new ClassifiedError('alreadyExists', `container ${id} is being created`);
+    this.#creates.set(id, { abort, done });
+    try {
+      return await this.#create({ ...op, signal: AbortSignal.any([op.signal, abort.signal]) }, request);
+    } catch (error) {
+      throw wrap(`${this.#name} create ${id}`, error);
+    } finally {
+      this.#creates.delete(id);
+      resolve();
+    }
+  }
+
+  async #create(op: Op, request: CreateRequest): Promise<CreatedContainer> {
+    const { id, bundle, io } = request;
+    const config: unknown = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
+    const state = { version: 1, bundle, logPath: io.logPath, tty: io.tty, cgroupPath: cgroupPathOf(config), created: undefined } as const;
+    const files = await this.#state.add(id, state);
+    await using rollback = new Rollback(op);
+    rollback.add(`delete container ${id}`, (undo) => this.#dismantle(undo, id));
+    const created = await startMonitor(op, this.#monitor, files, request);
+    await this.#state.write(id, { ...state, cgroupPath: this.#cgroupOf(created) ?? state.cgroupPath, created });
+    rollback.commit();
+    return created;
+  }
+
+  /** What the kernel says, unless that is the root: a runtime that confines nothing must not make us kill the node. */
+  #cgroupOf(created: CreatedContainer): string | undefined {
+    try {
+      const path = cgroupOf(created.init.pid);
+      return path === '/' || path === cgroupOf(process.pid) ? undefined : path;
+    } catch {
+      return undefined;
+    }
+  }
+
+  async start(op: Op, id: string): Promise<void> {
+    await this.#verb(op, 'start', id, []);
+  }
+
+  async kill(op: Op, id: string, signal: number, all: boolean): Promise<void> {
+    const state = await this.#state.read(id);
+    if (!state?.created) return;
+    if (signal === SIGKILL) await this.#noteKill(id, state);
+    const traits = await this.#traitsOf(op);
+    if (!traits.hostProcesses && !(all && signal === SIGKILL)) {
+      const { exitCode, stderr } = await this.#run(op, ['kill', ...(all ? ['--all'] : []), id, String(signal)]);
+      if (exitCode !== 0) op.log.info({ container: id, err: runtimeWords(stderr.toString()) }, 'signal not delivered');
+      return;
+    }
+    if (!all || !state.cgroupPath) {
+      signalProcess(state.created.init, signal);
+      return;
+    }
+    if (signal === SIGKILL) {
+      await orOver(op, killCgroup(state.cgroupPath));
+      return;
+    }
+    for (const pid of await procsIn(state.cgroupPath)) {
+      const ref = processRef(pid);
+      if (ref) signalProcess(ref, signal);
+    }
+  }
+
+  /** An OOM kill counted before our own SIGKILL isn't what ended the container. */
+  async #noteKill(id: string, state: ContainerState): Promise<void> {
+    const count = await oomKills(state.cgroupPath);
+    try {
+      writeFileSync(this.#state.files(id).oomBaseline, String(count ?? 0), { flag: 'wx', mode: 0o600 });
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST' && errnoOf(error) !== 'ENOENT') throw error;
+    }
+  }
+
+  async waitExit(id: string, created: CreatedContainer): Promise<RuntimeExit> {
+    const state = await this.#state.read(id);
+    return awaitExit({
+      id,
+      created,
+      files: this.#state.files(id),
+      cgroupPath: state?.cgroupPath,
+      log: this.#log,
+      exitFileTimeoutMs: this.#exitFileTimeoutMs,
+    });
+  }
+
+  async delete(op: Op, id: string): Promise<void> {
+    const creating = this.#creates.get(id);
+    if (creating) {
+      creating.abort.abort();
+      await orOver(op, creating.done);
+    }
+    await orOver(op, this.#dismantle(op, id));
+  }
+
+  /** One teardown at a time of a container; it runs to its end under deadlines of its own, whoever stops waiting. */
+  #dismantle(op: Op, id: string): Promise<void> {
+    return this.#deletes.run(id, () =>
+      dismantle(newOp('delete container', { log: op.log, timeoutMs: VERB_TIMEOUT_MS }), {
+        id,
+        stateDir: this.#state,
+        runtime: [this.#path, ...this.#globals],
+        executables: [this.#path, this.#monitor.conmonPath],
+      }),
+    );
+  }
+
+  async execSync(op: Op, id: string, request: ExecRequest): Promise<ExecResult> {
+    const state = await this.#needed(id);
+    const traits = await this.#traitsOf(op);
+    const runtime = [this.#path, ...this.#globals];
+    try {
+      return await execSync(
+        op,
+        {
+          id,
+          runtime,
+          runtimeName: this.#name,
+          dir: this.#state.files(id).dir,
+          cgroupPath: state.cgroupPath,
+          detaches: traits.hostProcesses,
+          subCgroups: traits.subCgroups,
+          killInside: traits.hostProcesses ? undefined : (killOp, pidFile) => killSandboxed(killOp, runtime, id, pidFile),
+        },
+        request,
+      );
+    } catch (error) {
+      throw wrap(`${this.#name} exec ${id}`, error);
+    }
+  }
+
+  async update(op: Op, id: string, resources: Resources): Promise<void> {
+    await this.#needed(id);
+    // all of the drivers' programs read the resources of config.json's linux section from a file; /dev/stdin is one
+    await this.#verb(op, 'update', id, ['--resources', '/dev/stdin'], JSON.stringify(resources.linux));
+  }
+
+  async reopenLog(op: Op, id: string): Promise<void> {
+    const { bundle, logPath, created } = await this.#needed(id);
+    if (logPath === undefined || !created) return;
+    using _lock = await this.#control.lock(id);
+    try {
+      await reopenLog(op, { id, bundle, logPath, monitor: created.monitor });
+    } catch (error) {
+      throw wrap(`reopen log of ${id}`, error);
+    }
+  }
+
+  attachSocket(id: string): string {
+    return join(this.#state.files(id).socketLink, 'attach');
+  }
+
+  async resizeTerminal(id: string, size: { width: number; height: number }): Promise<void> {
+    const { bundle } = await this.#needed(id);
+    using _lock = await this.#control.lock(id);
+    await resizeTerminal({ id, bundle }, size);
+  }
+
+  async list(): Promise<string[]> {
+    return this.#state.ids();
+  }
+
+  async #needed(id: string): Promise<ContainerState> {
+    const state = await this.#state.read(id);
+    if (!state) throw notFound('container', id);
+    return state;
+  }
+
+  #traitsOf(op: Op): Promise<Traits> {
+    this.#traits ??= (async () => {
+      const { exitCode, stdout, stderr } = await run(newOp('version', { log: this.#log, timeoutMs: 10_000 }), {
+        argv: [this.#path, '--version'],
+      });
+      if (exitCode !== 0) throw new ClassifiedError('unavailable', `${this.#name} --version: ${runtimeWords(stderr.toString())}`);
+      return parseTraits(stdout.toString('utf8'));
+    })();
+    // a failure is not remembered
+    this.#traits.catch((error: unknown) => {
+      op.log.warn({ handler: this.handler, err: messageOf(error) }, 'runtime does not answer');
+      this.#traits = undefined;
+    });
+    return orOver(op, this.#traits);
+  }
+
+  #run(op: Op, args: readonly string[], input?: string): Promise<RunResult> {
+    const argv = [this.#path, ...this.#globals, ...args];
+    return run(within(op, VERB_TIMEOUT_MS), input === undefined ? { argv } : { argv, input });
+  }
+
+  async #verb(op: Op, verb: string, id: string, args: readonly string[], input?: string): Promise<void> {
+    await this.#needed(id);
+    const { exitCode, stderr } = await this.#run(op, [verb, ...args, id], input);
+    if (exitCode === 0) return;
+    const words = runtimeWords(stderr.toString('utf8')) || `exit code ${exitCode}`;
+    throw new ClassifiedError('internal', `${this.#name} ${verb} ${id}: ${words}`);
+  }
+}
+
+/** Fails (failedPrecondition) when the runtime's or conmon's program is not there. Makes `stateDir`. */
+export function createOciRuntime(options: OciRuntimeOptions): OciRuntime {
+  return new ConmonRuntime(options);
+}

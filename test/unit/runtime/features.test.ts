@@ -1,0 +1,35 @@
+import { expect } from 'chai';
+import { kernelHasMountSetattr, parseFeatures, parseTraits } from '../../../src/runtime/features.ts';
+
+describe('runtime features', () => {
+  it('finds recursive read-only mounts and user namespaces', () => {
+    const text = JSON.stringify({
+      mountOptions: ['ro', 'rro'],
+      linux: { namespaces: ['user', 'pid'], mountExtensions: { idmap: { enabled: true } } },
+    });
+    expect(parseFeatures(text)).to.deep.equal({ recursiveReadOnlyMounts: true, userNamespaces: true });
+  });
+
+  it('counts on nothing that is not said (runc 1.1 knows no idmap)', () => {
+    const runc11 = JSON.stringify({ mountOptions: ['ro', 'rro'], linux: { namespaces: ['user'] } });
+    expect(parseFeatures(runc11)).to.deep.equal({ recursiveReadOnlyMounts: true, userNamespaces: false });
+    for (const text of ['', 'unknown command features', '{}', '{"mountOptions":"rro"}']) {
+      expect(parseFeatures(text), text).to.deep.equal({ recursiveReadOnlyMounts: false, userNamespaces: false });
+    }
+  });
+
+  it('knows the kernel that can', () => {
+    expect(kernelHasMountSetattr('6.18.44-x')).to.equal(true);
+    expect(kernelHasMountSetattr('5.12.0')).to.equal(true);
+    expect(kernelHasMountSetattr('5.4.0-100-generic')).to.equal(false);
+  });
+});
+
+describe('parseTraits', () => {
+  it('tells the programs apart by --version', () => {
+    expect(parseTraits('runc version 1.1.5+ds1\ncommit: x\n')).to.include({ program: 'runc', version: '1.1.5+ds1', subCgroups: 'v1+v2' });
+    expect(parseTraits('crun version 1.8.1\n')).to.include({ program: 'crun', subCgroups: 'v2', hostProcesses: true });
+    expect(parseTraits('runsc version release-2022\n')).to.include({ program: 'runsc', hostProcesses: false, subCgroups: 'none' });
+    expect(parseTraits('')).to.include({ program: 'unknown', version: '', hostProcesses: true, subCgroups: 'none' });
+  });
+});

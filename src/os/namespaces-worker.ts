@@ -1,0 +1,90 @@
+import { closeSync, openSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parentPort } from 'node:worker_threads';
+import { messageOf } from '../base/errors.ts';
+import type { NamespaceKind, NamespacesJob, NamespacesResult } from './namespaces.ts';
+import {
+  AF_INET,
+  CLONE_NEWIPC,
+  CLONE_NEWNET,
+  CLONE_NEWUTS,
+  interfaceUp,
+  mount2,
+  MS,
+  setns,
+  sethostname,
+  SOCK_DGRAM,
+  socket,
+  unshare,
+} from './syscalls.ts';
+
+// Only synchronous calls here: what an asynchronous one does happens in a thread of the pool, which is in the host's namespaces, or worse, was started
+// from here and would stay in the pod's.
+const FLAGS: Readonly<Record<NamespaceKind, number>> = { net: CLONE_NEWNET, ipc: CLONE_NEWIPC, uts: CLONE_NEWUTS };
+const kinds = Object.keys(FLAGS) as NamespaceKind[];
+const own = new Map(kinds.map((kind) => [kind, openSync(`/proc/thread-self/ns/${kind}`, 'r')]));
+
+class SysctlError extends Error {
+  readonly field: string;
+  constructor(key: string, cause: unknown) {
+    super(messageOf(cause));
+    this.field = `config.linux.sysctls[${key}]`;
+  }
+}
+
+function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesJob['request']): void {
+  unshare(wanted.reduce((flags, kind) => flags | FLAGS[kind], 0));
+  try {
+    if (wanted.includes('uts') && hostname !== undefined) sethostname(hostname);
+    if (wanted.includes('net')) loopbackUp();
+    for (const [key, value] of Object.entries(sysctls ?? {})) writeSysctl(key, value);
+    for (const kind of wanted) {
+      const pin = join(dir, kind);
+      closeSync(openSync(pin, 'wx', 0o444));
+      mount2(`/proc/thread-self/ns/${kind}`, pin, { type: '', flags: MS['bind'] ?? 0, data: '' });
+    }
+  } finally {
+    for (const kind of wanted) setns(own.get(kind) ?? -1, FLAGS[kind]);
+  }
+}
+
+function loopbackUp(): void {
+  const fd = socket(AF_INET, SOCK_DGRAM);
+  try {
+    interfaceUp('lo', fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+// `net.ipv4.conf.eth0/1.x` style keys swap dots and slashes, as sysctl(8) does.
+function writeSysctl(key: string, value: string): void {
+  const firstSeparator = /[./]/.exec(key)?.[0];
+  const path = firstSeparator === '/' ? key : key.replace(/[./]/g, (separator) => (separator === '.' ? '/' : '.'));
+  try {
+    writeFileSync(join('/proc/sys', path), value, { flag: 'r+' });
+  } catch (error) {
+    throw new SysctlError(key, error);
+  }
+}
+
+parentPort?.on('message', ({ id, request }: NamespacesJob) => {
+  const answer = (result: NamespacesResult): void => parentPort?.postMessage(result);
+  try {
+    create(request);
+    answer({ id });
+  } catch (error) {
+    answer({ id, error: messageOf(error), ...(error instanceof SysctlError ? { field: error.field } : {}) });
+    // A thread that could not go back would make the next pod in this pod's namespaces.
+    if (!isHome()) process.exit(1);
+  }
+});
+
+function isHome(): boolean {
+  try {
+    for (const kind of kinds) setns(own.get(kind) ?? -1, FLAGS[kind]);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,260 @@
+import { constants } from 'node:os';
+import koffi from 'koffi';
+
+/**
+ * The system calls that Node lacks, by FFI. Each throws an error with Node's shape (`code` is the errno's name); none blocks unless its
+ * comment says so. Numbers that differ between architectures are chosen once, here.
+ */
+const libc = koffi.load('libc.so.6');
+const ARM64 = process.arch === 'arm64';
+
+const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
+
+export class SyscallError extends Error {
+  readonly code: string;
+  readonly errno: number;
+
+  constructor(call: string, errno: number, detail: string) {
+    const code = ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
+    super(`${call}${detail === '' ? '' : ` ${detail}`}: ${code}`);
+    this.code = code;
+    this.errno = errno;
+  }
+}
+
+function check(result: number, call: string, detail = ''): number {
+  if (result < 0) throw new SyscallError(call, koffi.errno(), detail);
+  return result;
+}
+
+const c = {
+  mount: libc.func('int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)'),
+  umount2: libc.func('int umount2(const char *target, int flags)'),
+  unshare: libc.func('int unshare(int flags)'),
+  setns: libc.func('int setns(int fd, int type)'),
+  sethostname: libc.func('int sethostname(const char *name, size_t length)'),
+  syscall1: libc.func('long syscall(long number, int a, unsigned int b)'),
+  pidfdSendSignal: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'unsigned int']),
+  openat2: libc.func('syscall', 'long', ['long', 'int', 'str', 'void *', 'size_t']),
+  waitid: libc.func('int waitid(int type, int id, void *info, int options)'),
+  pipe2: libc.func('int pipe2(void *fds, int flags)'),
+  fcntl: libc.func('int fcntl(int fd, int command, long argument)'),
+  epollCreate1: libc.func('int epoll_create1(int flags)'),
+  epollCtl: libc.func('int epoll_ctl(int epfd, int op, int fd, void *event)'),
+  epollWait: libc.func('int epoll_wait(int epfd, void *events, int max, int timeout)'),
+  eventfd: libc.func('int eventfd(unsigned int value, int flags)'),
+  prctl: libc.func('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)'),
+  prlimit: libc.func('int prlimit(int pid, int resource, void *next, void *old)'),
+  flock: libc.func('int flock(int fd, int operation)'),
+  socket: libc.func('int socket(int domain, int type, int protocol)'),
+  connect: libc.func('int connect(int fd, void *address, unsigned int length)'),
+  sendto: libc.func('long sendto(int fd, void *data, size_t length, int flags, void *address, unsigned int addressLength)'),
+  recv: libc.func('long recv(int fd, void *buffer, size_t length, int flags)'),
+  ioctl: libc.func('int ioctl(int fd, unsigned long request, void *argument)'),
+  mknod: libc.func('int mknod(const char *path, unsigned int mode, unsigned long device)'),
+  lsetxattr: libc.func('int lsetxattr(const char *path, const char *name, void *value, size_t size, int flags)'),
+  lgetxattr: libc.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
+  syncfs: libc.func('int syncfs(int fd)'),
+  personality: libc.func('int personality(unsigned long persona)'),
+};
+
+const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, openat2: 437 } as const;
+
+export const O_CLOEXEC = 0o2000000;
+export const O_PATH = 0o10000000;
+export const O_NOFOLLOW = ARM64 ? 0o100000 : 0o400000;
+export const O_DIRECTORY = ARM64 ? 0o40000 : 0o200000;
+export const O_NONBLOCK = 0o4000;
+
+// Mounts -----------------------------------------------------------------------------------------
+
+export const MS: Readonly<Record<string, number>> = {
+  ro: 1,
+  nosuid: 2,
+  nodev: 4,
+  noexec: 8,
+  sync: 16,
+  remount: 32,
+  noatime: 1024,
+  nodiratime: 2048,
+  bind: 4096,
+  move: 8192,
+  rec: 16384,
+  unbindable: 1 << 17,
+  private: 1 << 18,
+  slave: 1 << 19,
+  shared: 1 << 20,
+  relatime: 1 << 21,
+};
+export const MNT_DETACH = 2;
+export const UMOUNT_NOFOLLOW = 8;
+
+export const mount2 = (source: string, target: string, options: { type: string; flags: number; data: string }): number =>
+  check(c.mount(source, target, options.type, options.flags, options.data) as number, 'mount', `${source} on ${target}`);
+
+export const umount2 = (target: string, flags: number): number => check(c.umount2(target, flags) as number, 'umount', target);
+
+// Namespaces (of the calling thread) ---------------------------------------------------------------
+
+export const CLONE_NEWNS = 0x00020000;
+export const CLONE_NEWUTS = 0x04000000;
+export const CLONE_NEWIPC = 0x08000000;
+export const CLONE_NEWNET = 0x40000000;
+
+export const unshare = (flags: number): number => check(c.unshare(flags) as number, 'unshare');
+export const setns = (fd: number, type: number): number => check(c.setns(fd, type) as number, 'setns');
+export const sethostname = (name: string): number => check(c.sethostname(name, Buffer.byteLength(name)) as number, 'sethostname', name);
+
+// Processes ----------------------------------------------------------------------------------------
+
+export const pidfdOpen = (pid: number): number => check(Number(c.syscall1(SYS.pidfdOpen, pid, 0)), 'pidfd_open', String(pid));
+export const pidfdSendSignal = (pidfd: number, signal: number): number =>
+  check(Number(c.pidfdSendSignal(SYS.pidfdSendSignal, pidfd, signal, null, 0)), 'pidfd_send_signal', String(signal));
+
+const P_ALL = 0;
+const WNOHANG = 1;
+const WEXITED = 4;
+
+/** One ended child of this process, whichever thread or library started it or orphaned it; undefined when none has ended. */
+export function collectChild(): { pid: number; exitCode: number; signal: number } | undefined {
+  const info = Buffer.alloc(128);
+  if ((c.waitid(P_ALL, 0, info, WEXITED | WNOHANG) as number) < 0) return undefined;
+  const pid = info.readInt32LE(16);
+  if (pid === 0) return undefined;
+  const CLD_EXITED = 1;
+  const status = info.readInt32LE(24);
+  return info.readInt32LE(8) === CLD_EXITED ? { pid, exitCode: status, signal: 0 } : { pid, exitCode: 128 + status, signal: status };
+}
+
+export const becomeSubreaper = (): number => check(c.prctl(36, 1, 0, 0, 0) as number, 'prctl', 'PR_SET_CHILD_SUBREAPER');
+
+const RLIMIT_NOFILE = 7;
+
+export function getNofile(pid = 0): { soft: number; hard: number } {
+  const old = Buffer.alloc(16);
+  check(c.prlimit(pid, RLIMIT_NOFILE, null, old) as number, 'prlimit', String(pid));
+  return { soft: Number(old.readBigUInt64LE(0)), hard: Number(old.readBigUInt64LE(8)) };
+}
+
+export function setNofile(limit: { soft: number; hard: number }, pid = 0): void {
+  const next = Buffer.alloc(16);
+  next.writeBigUInt64LE(BigInt(limit.soft), 0);
+  next.writeBigUInt64LE(BigInt(limit.hard), 8);
+  check(c.prlimit(pid, RLIMIT_NOFILE, next, null) as number, 'prlimit', String(pid));
+}
+
+// Descriptors --------------------------------------------------------------------------------------
+
+export function pipe2(flags: number): { read: number; write: number } {
+  const fds = Buffer.alloc(8);
+  check(c.pipe2(fds, flags) as number, 'pipe2');
+  return { read: fds.readInt32LE(0), write: fds.readInt32LE(4) };
+}
+
+/** A copy of `fd` numbered `least` or higher, closed on exec. */
+export const dupAbove = (fd: number, least: number): number => check(c.fcntl(fd, 1030, least) as number, 'fcntl', `dup ${fd}`);
+
+export const epollCreate = (): number => check(c.epollCreate1(O_CLOEXEC) as number, 'epoll_create1');
+export const eventfd = (): number => check(c.eventfd(0, O_CLOEXEC | O_NONBLOCK) as number, 'eventfd');
+export const EPOLLIN = 1;
+
+// The kernel packs epoll_event on x86-64 only.
+const EPOLL_EVENT_BYTES = ARM64 ? 16 : 12;
+const EPOLL_DATA_AT = ARM64 ? 8 : 4;
+
+export function epollAdd(epfd: number, fd: number, token: number): void {
+  const event = Buffer.alloc(EPOLL_EVENT_BYTES);
+  event.writeUInt32LE(EPOLLIN, 0);
+  event.writeBigUInt64LE(BigInt(token), EPOLL_DATA_AT);
+  check(c.epollCtl(epfd, 1, fd, event) as number, 'epoll_ctl', `add ${fd}`);
+}
+
+/** Not being watched (any more) is no error. */
+export const epollRemove = (epfd: number, fd: number): void => void c.epollCtl(epfd, 2, fd, null);
+
+/** Blocks the calling thread up to `timeoutMs`: workers only. Tokens of what is ready. */
+export function epollWait(epfd: number, timeoutMs: number): number[] {
+  const MAX = 64;
+  const events = Buffer.alloc(EPOLL_EVENT_BYTES * MAX);
+  const count = c.epollWait(epfd, events, MAX, timeoutMs) as number;
+  return Array.from({ length: Math.max(0, count) }, (_, i) => Number(events.readBigUInt64LE(i * EPOLL_EVENT_BYTES + EPOLL_DATA_AT)));
+}
+
+const LOCK_EX_NB = 2 | 4;
+/** false when somebody else holds it. */
+export function tryLock(fd: number): boolean {
+  if ((c.flock(fd, LOCK_EX_NB) as number) === 0) return true;
+  const errno = koffi.errno();
+  if (errno === constants.errno.EAGAIN) return false;
+  throw new SyscallError('flock', errno, '');
+}
+
+// Sockets ------------------------------------------------------------------------------------------
+
+export const AF_UNIX = 1;
+export const AF_INET = 2;
+export const SOCK_DGRAM = 2;
+export const SOCK_SEQPACKET = 5;
+
+export const socket = (domain: number, type: number): number => check(c.socket(domain, type | O_CLOEXEC, 0) as number, 'socket');
+
+/** sockaddr_un; a leading `@` means the abstract namespace. */
+export function unixAddress(path: string): Buffer {
+  const abstract = path.startsWith('@');
+  const name = Buffer.from(abstract ? `\0${path.slice(1)}` : `${path}\0`);
+  const address = Buffer.alloc(2 + name.length);
+  address.writeUInt16LE(AF_UNIX, 0);
+  name.copy(address, 2);
+  return address;
+}
+
+export const connectUnix = (fd: number, path: string): number => {
+  const address = unixAddress(path);
+  return check(c.connect(fd, address, address.length) as number, 'connect', path);
+};
+
+export const sendTo = (fd: number, data: Uint8Array, address: Buffer): number =>
+  check(Number(c.sendto(fd, data, data.length, 0x4000, address, address.length)), 'sendto');
+
+const SIOCGIFFLAGS = 0x8913;
+const SIOCSIFFLAGS = 0x8914;
+const IFF_UP = 1;
+
+/** Brings an interface of the calling thread's network namespace up. */
+export function interfaceUp(name: string, socketFd: number): void {
+  const request = Buffer.alloc(40);
+  request.write(name, 0, 'latin1');
+  check(c.ioctl(socketFd, SIOCGIFFLAGS, request) as number, 'ioctl', `flags of ${name}`);
+  request.writeUInt16LE(request.readUInt16LE(16) | IFF_UP, 16);
+  check(c.ioctl(socketFd, SIOCSIFFLAGS, request) as number, 'ioctl', `up ${name}`);
+}
+
+// Files --------------------------------------------------------------------------------------------
+
+/** openat2(2), resolve flags. */
+export const RESOLVE = { noMagicLinks: 0x02, noSymlinks: 0x04, beneath: 0x08, inRoot: 0x10 } as const;
+
+/** Opens `path` below the directory `dirFd`; EAGAIN means that it was changed meanwhile: try again. */
+export function openat2(dirFd: number, path: string, how: { flags: number; mode?: number; resolve: number }): number {
+  const bytes = Buffer.alloc(24);
+  bytes.writeBigUInt64LE(BigInt(how.flags | O_CLOEXEC), 0);
+  bytes.writeBigUInt64LE(BigInt(how.mode ?? 0), 8);
+  bytes.writeBigUInt64LE(BigInt(how.resolve), 16);
+  return check(Number(c.openat2(SYS.openat2, dirFd, path, bytes, bytes.length)), 'openat2', path);
+}
+
+const S_IFCHR = 0o020000;
+/** A 0/0 character device: a whiteout to overlayfs. */
+export const makeWhiteout = (path: string): number => check(c.mknod(path, S_IFCHR, 0) as number, 'mknod', path);
+
+export const setXattr = (path: string, name: string, value: Uint8Array): number =>
+  check(c.lsetxattr(path, name, value, value.length, 0) as number, 'lsetxattr', `${name} of ${path}`);
+
+/** undefined when the file has no such attribute. */
+export function getXattr(path: string, name: string): Buffer | undefined {
+  const value = Buffer.alloc(65536);
+  const size = Number(c.lgetxattr(path, name, value, value.length));
+  return size < 0 ? undefined : value.subarray(0, size);
+}
+
+export const syncfs = (fd: number): number => check(c.syncfs(fd) as number, 'syncfs');

@@ -4,45 +4,45 @@ import type { Logger } from '../base/log.ts';
 import type { Config } from '../config/config.ts';
 import { createOciRuntime } from './oci.ts';
 import type { OciRuntime } from './oci.ts';
+import type { HandlerFeatures } from './runtime.ts';
 
-export interface HandlersOptions {
-  readonly handlers: Config['handlers'];
-  readonly defaultHandler: string;
-  readonly conmonPath: string;
-  /** `<state>/runtime`; each handler gets a directory in it. */
-  readonly stateDir: string;
-  readonly cgroupDriver: Config['cgroup']['driver'];
-  readonly log: Logger;
-}
+export type HandlersConfig = Pick<Config, 'state' | 'handlers' | 'defaultHandler' | 'conmon' | 'cgroup'>;
 
 /** runtime_handler (CRI RunPodSandboxRequest) -> driver. */
 export interface Handlers {
-  /** '' is the default handler; a name that isn't configured is the caller's mistake (invalidArgument). */
-  get(name: string): OciRuntime;
-  /** By name, in the order of the configuration; only those whose programs are there. */
-  readonly all: ReadonlyMap<string, OciRuntime>;
+  /** '' is the default handler; a name that isn't configured is the caller's mistake (invalidArgument). Needs no `this`. */
+  readonly get: (name: string) => OciRuntime;
+  /** For CRI Status: the usable handlers under their names, the default one under '' too (kubelet looks it up so). */
+  readonly list: () => ReadonlyArray<{ name: string; features: HandlerFeatures }>;
 }
 
-/** A handler whose program is missing is logged and refused by name later; only the default handler's makes start-up fail (R6). */
-export function createHandlers(options: HandlersOptions): Handlers {
-  const { defaultHandler, conmonPath, stateDir, cgroupDriver, log } = options;
-  const all = new Map<string, OciRuntime>();
+/**
+ * Drivers keep their state in `<state>/runtime/<handler>`. A handler whose program is missing is logged and refused by name later; only
+ * the default handler's (or conmon's) makes start-up fail (R6).
+ */
+export async function createHandlers(config: HandlersConfig, log: Logger): Promise<Handlers> {
+  const { defaultHandler } = config;
+  const drivers = new Map<string, OciRuntime>();
   const broken = new Map<string, string>();
-  for (const handler of options.handlers) {
+  for (const handler of config.handlers) {
+    const stateDir = join(config.state, 'runtime', handler.name);
     try {
-      all.set(handler.name, createOciRuntime({ handler, conmonPath, stateDir: join(stateDir, handler.name), cgroupDriver, log }));
+      const options = { handler, conmonPath: config.conmon.path, stateDir, cgroupDriver: config.cgroup.driver, log };
+      drivers.set(handler.name, createOciRuntime(options));
     } catch (error) {
       if (handler.name === defaultHandler) throw error;
       broken.set(handler.name, messageOf(error));
       log.warn({ handler: handler.name, err: messageOf(error) }, 'runtime handler is not usable');
     }
   }
-  if (!all.has(defaultHandler)) throw invalidArgument('default_handler', `unknown handler ${JSON.stringify(defaultHandler)}`);
+  if (!drivers.has(defaultHandler)) throw invalidArgument('default_handler', `unknown handler ${JSON.stringify(defaultHandler)}`);
+  const listed = await Promise.all([...drivers].map(async ([name, driver]) => ({ name, features: await driver.features() })));
+  const ofDefault = listed.filter(({ name }) => name === defaultHandler).map(({ features }) => ({ name: '', features }));
   return {
-    all,
-    get(name) {
+    list: () => [...ofDefault, ...listed],
+    get: (name) => {
       const wanted = name === '' ? defaultHandler : name;
-      const found = all.get(wanted);
+      const found = drivers.get(wanted);
       if (found) return found;
       const why = broken.get(wanted);
       if (why !== undefined) throw new ClassifiedError('failedPrecondition', `runtime_handler: handler ${JSON.stringify(wanted)}: ${why}`);

@@ -29,6 +29,8 @@ export interface MonitorOptions {
   /** Arguments before the verb, `--root` among them. */
   readonly runtimeArgs: readonly string[];
   readonly socketsDir: string;
+  /** Where monitors live; undefined: where the daemon does. */
+  readonly cgroup: string | undefined;
 }
 
 /** conmon's command line for `create` (conmon 2.1, --help). */
@@ -62,8 +64,8 @@ export function parseSyncLine(line: string): { pid: number; message: string } {
 }
 
 /** Not fatal when it can't be: where the daemon is, is outside the pod's limit too (R20). */
-async function place(op: Op, cgroup: string, pid: number): Promise<void> {
-  if (cgroup === '') return;
+async function place(op: Op, cgroup: string | undefined, pid: number): Promise<void> {
+  if (cgroup === undefined) return;
   try {
     await createCgroup(cgroup);
     await joinCgroup(cgroup, pid);
@@ -132,7 +134,7 @@ export async function startMonitor(
     for (const fd of [sync.write, start.read, log]) closeSync(fd);
   }
   try {
-    await place(op, request.cgroupParent, child.pid);
+    await place(op, options.cgroup, child.pid);
     writeSync(start.write, '\0');
   } catch (error) {
     // EPIPE: it died before it could ask; the sync pipe's end tells the rest

@@ -47,6 +47,11 @@ export interface OciRuntimeOptions {
   readonly stateDir: string;
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly log: Logger;
+  /**
+   * Cgroup that monitors are moved to. Without one they stay in the daemon's: outside every pod's memory limit as well (R20). A request's
+   * cgroupParent is not used for it: kubelet's is the pod's own, limited and, on v2, no place for processes.
+   */
+  readonly monitorCgroup?: string;
   /** How long conmon may take to write the exit file once init has ended; 5 s. */
   readonly exitFileTimeoutMs?: number;
 }
@@ -87,6 +92,7 @@ class ConmonRuntime implements OciRuntime {
       runtimePath: this.#path,
       runtimeArgs: this.#globals,
       socketsDir: this.#state.sockets,
+      cgroup: options.monitorCgroup,
     };
     this.#log = options.log;
     this.#exitFileTimeoutMs = options.exitFileTimeoutMs ?? EXIT_FILE_TIMEOUT_MS;

@@ -1,11 +1,11 @@
 import { existsSync } from 'node:fs';
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ClassifiedError, messageOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { within } from '../base/op.ts';
-import { killCgroup, removeCgroup } from '../os/cgroup.ts';
+import { cgroupMode, killCgroup, removeCgroup } from '../os/cgroup.ts';
 import type { ProcessRef } from '../os/process.ts';
 import { signal } from '../os/process.ts';
 import { watchProcess } from '../os/reactor.ts';
@@ -80,6 +80,21 @@ async function deleteFromRuntime(op: Op, { id, stateDir, runtime }: TeardownTarg
   for (const path of left) await rm(path, { recursive: true, force: true });
 }
 
+/** On a hybrid host runc makes its cgroup in the v2 tree too, and leaves it there when it was cut off. */
+async function removeUnified(cgroup: string): Promise<void> {
+  if (cgroupMode() !== 'hybrid') return;
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await rmdir(join('/sys/fs/cgroup/unified', cgroup));
+      return;
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return;
+      if (errnoOf(error) !== 'EBUSY' || attempt === 25) throw error;
+      await sleep(20);
+    }
+  }
+}
+
 async function removeBundleFiles(bundle: string): Promise<void> {
   for (const name of ['ctl', 'winsz', 'attach']) await rm(join(bundle, name), { force: true });
 }
@@ -98,7 +113,7 @@ export async function dismantle(op: Op, target: TeardownTarget): Promise<void> {
   if (cgroup !== undefined) await killCgroup(cgroup);
   if (created) await endMonitor(op, id, created.monitor);
   await deleteFromRuntime(op, target);
-  if (cgroup !== undefined) await removeCgroup(cgroup);
+  if (cgroup !== undefined) await Promise.all([removeCgroup(cgroup), removeUnified(cgroup)]);
   if (state) await removeBundleFiles(state.bundle);
   await stateDir.remove(id);
 }

@@ -111,7 +111,7 @@ describe('conmon edges (runc)', function () {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
       env: { ...process.env, _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4' },
     });
-    const bystander = spawnChild('/bin/busybox', ['sleep', '1000', id], { stdio: 'ignore' });
+    const bystander = spawnChild('/bin/busybox', ['sh', '-c', 'sleep 1000; :', id], { stdio: 'ignore' });
     try {
       await until('conmon to wait', () => pidsWith(id).length >= 2);
       await runtime.delete(op(), id);

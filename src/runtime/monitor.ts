@@ -29,6 +29,8 @@ export interface MonitorOptions {
   /** Arguments before the verb, `--root` among them. */
   readonly runtimeArgs: readonly string[];
   readonly socketsDir: string;
+  /** conmon's console socket gets a directory of its own as TMPDIR. gVisor makes its sandbox's root in TMPDIR, as nobody: not for it. */
+  readonly ownConsoleDir: boolean;
   /** Where monitors live; undefined: where the daemon does. */
   readonly cgroup: string | undefined;
 }
@@ -116,7 +118,7 @@ export async function startMonitor(
       argv: monitorArgv(options, files, request),
       env: {
         PATH: process.env['PATH'] ?? DEFAULT_PATH,
-        TMPDIR: files.consoleDir,
+        ...(request.io.tty && options.ownConsoleDir ? { TMPDIR: files.consoleDir } : {}),
         _OCI_SYNCPIPE: String(SYNC_FD),
         _OCI_STARTPIPE: String(START_FD),
       },

@@ -70,7 +70,7 @@ class ConmonRuntime implements OciRuntime {
   readonly #path: string;
   readonly #name: string;
   readonly #globals: readonly string[];
-  readonly #monitor: MonitorOptions;
+  readonly #monitor: Omit<MonitorOptions, 'ownConsoleDir'>;
   readonly #state: StateDir;
   readonly #log: Logger;
   readonly #exitFileTimeoutMs: number;
@@ -127,10 +127,11 @@ class ConmonRuntime implements OciRuntime {
     const { id, bundle, io } = request;
     const config: unknown = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
     const state = { version: 1, bundle, logPath: io.logPath, tty: io.tty, cgroupPath: cgroupPathOf(config), created: undefined } as const;
+    const { hostProcesses } = await this.#traitsOf(op);
     const files = await this.#state.add(id, state);
     await using rollback = new Rollback(op);
     rollback.add(`delete container ${id}`, (undo) => this.#dismantle(undo, id));
-    const created = await startMonitor(op, this.#monitor, files, request);
+    const created = await startMonitor(op, { ...this.#monitor, ownConsoleDir: hostProcesses }, files, request);
     await this.#state.write(id, { ...state, cgroupPath: this.#cgroupOf(created) ?? state.cgroupPath, created });
     rollback.commit();
     return created;

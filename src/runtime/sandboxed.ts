@@ -2,18 +2,18 @@ import type { Op } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
 import { readPid } from './state-dir.ts';
 
-interface Listed {
-  readonly PID: number;
-  readonly PPID: number;
-}
-
-function parseList(text: string): Listed[] {
-  try {
-    const list: unknown = JSON.parse(text);
-    return Array.isArray(list) ? (list as Listed[]) : [];
-  } catch {
-    return [];
-  }
+/** pid -> parent's pid, out of the table of `runsc ps` (its JSON form has no parents). */
+export function parseProcessTable(text: string): Map<number, number> {
+  const [header = '', ...rows] = text.split('\n').filter((line) => line.trim() !== '');
+  const names = header.trim().split(/\s+/);
+  const [pidAt, parentAt] = [names.indexOf('PID'), names.indexOf('PPID')];
+  if (pidAt < 0 || parentAt < 0) return new Map();
+  return new Map(
+    rows.map((row) => {
+      const fields = row.trim().split(/\s+/);
+      return [Number(fields[pidAt]), Number(fields[parentAt])];
+    }),
+  );
 }
 
 /**
@@ -23,12 +23,12 @@ function parseList(text: string): Listed[] {
 export async function killSandboxed(op: Op, runtime: readonly string[], id: string, pidFile: string): Promise<void> {
   const root = await readPid(pidFile);
   if (root === undefined) return;
-  const { stdout } = await run(op, { argv: [...runtime, 'ps', '--format', 'json', id] });
+  const { stdout } = await run(op, { argv: [...runtime, 'ps', id] });
   const tree = new Set([root]);
-  const listed = parseList(stdout.toString('utf8'));
+  const parents = parseProcessTable(stdout.toString('utf8'));
   for (let size = 0; size !== tree.size;) {
     size = tree.size;
-    for (const { PID, PPID } of listed) if (tree.has(PPID)) tree.add(PID);
+    for (const [pid, parent] of parents) if (tree.has(parent)) tree.add(pid);
   }
   for (const pid of tree) await run(op, { argv: [...runtime, 'kill', '--pid', String(pid), id, 'KILL'] });
 }

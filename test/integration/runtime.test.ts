@@ -1,7 +1,8 @@
 import { spawn as spawnChild } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { once } from 'node:events';
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import { silentLogger } from '../../src/base/log.ts';
 import { startReactor, stopReactor } from '../../src/os/reactor.ts';
@@ -11,6 +12,7 @@ import { findProgram } from '../../src/runtime/program.ts';
 import { StateDir } from '../../src/runtime/state-dir.ts';
 import { op, pidsWith, runtimeSuite, TestBed, until } from '../conformance/runtime.ts';
 
+const ROOT = join(import.meta.dirname, '../..');
 const HYBRID = existsSync('/sys/fs/cgroup/unified');
 
 function has(program: string): boolean {
@@ -34,6 +36,16 @@ function open(path: string, args: readonly string[], stateDir: string): OciRunti
   });
 }
 
+/** crun takes a hybrid host for a v2 one and fails; without the unified mount it sees v1 (DESIGN 3.11). */
+function crunFor(stateDir: string): string {
+  if (!HYBRID) return 'crun';
+  const wrapper = join(dirname(stateDir), 'crun');
+  const body = `umount /sys/fs/cgroup/unified; exec crun "$@"`;
+  writeFileSync(wrapper, `#!/bin/sh\nexec unshare -m sh -c '${body}' crun "$@"\n`);
+  chmodSync(wrapper, 0o755);
+  return wrapper;
+}
+
 describe('OCI runtimes', () => {
   before(async function () {
     if (process.getuid?.() !== 0 || !has('conmon')) this.skip();
@@ -43,16 +55,7 @@ describe('OCI runtimes', () => {
 
   if (has('runc')) runtimeSuite('runc', { open: (dir) => open('runc', [], dir), hostProcesses: true, update: true, oom: true });
 
-  if (has('crun')) {
-    const dir = mkdtempSync(join(tmpdir(), 'gantry-test-crun-'));
-    // crun takes a hybrid host for a v2 one and fails; without the unified mount it sees v1 (DESIGN 3.11)
-    const wrapper = join(dir, 'crun');
-    const body = HYBRID ? `exec unshare -m sh -c 'umount /sys/fs/cgroup/unified; exec crun "$@"' crun "$@"` : 'exec crun "$@"';
-    writeFileSync(wrapper, `#!/bin/sh\n${body}\n`);
-    chmodSync(wrapper, 0o755);
-    after(() => rmSync(dir, { recursive: true, force: true }));
-    runtimeSuite('crun', { open: (state) => open(wrapper, [], state), hostProcesses: true, update: true, oom: true });
-  }
+  if (has('crun')) runtimeSuite('crun', { open: (dir) => open(crunFor(dir), [], dir), hostProcesses: true, update: true, oom: true });
 
   // gVisor's Debian build (2022) has no update, kills only descendants at an exec's timeout, and its OOM is the sandbox's
   if (has('runsc')) {
@@ -111,7 +114,7 @@ describe('conmon edges (runc)', function () {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
       env: { ...process.env, _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4' },
     });
-    const bystander = spawnChild('/bin/busybox', ['sh', '-c', 'sleep 1000; :', id], { stdio: 'ignore' });
+    const bystander = spawnChild('/bin/busybox', ['sh', '-c', 'read line; :', id], { stdio: ['pipe', 'ignore', 'ignore'] });
     try {
       await until('conmon to wait', () => pidsWith(id).length >= 2);
       await runtime.delete(op(), id);
@@ -143,5 +146,33 @@ describe('conmon edges (runc)', function () {
     expect(await runtime.list(op())).to.include(id);
     await runtime.delete(op(), id);
     bed.expectGone(id);
+  });
+
+  it('cleans up after a daemon that was killed anywhere in a create', async function () {
+    this.timeout(60_000);
+    const runtime = open('runc', [], bed.stateDir);
+    for (let round = 0; round < 12; round++) {
+      const id = bed.newId();
+      const request = { id, bundle: bed.bundle(id, ['/bin/sleep', '1000']), io: bed.io(id), cgroupParent: '' };
+      const script = `
+        const { createOciRuntime } = await import(${JSON.stringify(join(ROOT, 'src/runtime/oci.ts'))});
+        const { newOp } = await import(${JSON.stringify(join(ROOT, 'src/base/op.ts'))});
+        const { silentLogger: log } = await import(${JSON.stringify(join(ROOT, 'src/base/log.ts'))});
+        const handler = { name: 'test', type: 'oci', path: 'runc', args: [], snapshotter: 'overlay' };
+        const runtime = createOciRuntime({ handler, conmonPath: 'conmon', stateDir: ${JSON.stringify(bed.stateDir)}, cgroupDriver: 'cgroupfs', log });
+        await runtime.version(newOp('version'));
+        process.stdout.write('go');
+        await runtime.create(newOp('create'), ${JSON.stringify(request)});
+        setInterval(() => undefined, 1000);`;
+      const main = join(bed.dir, 'daemon.mjs');
+      writeFileSync(main, script);
+      const daemon = spawnChild(process.execPath, [main], { stdio: ['ignore', 'pipe', 'inherit'] });
+      await once(daemon.stdout, 'data');
+      await sleep(round * 4);
+      daemon.kill('SIGKILL');
+      await once(daemon, 'exit');
+      await runtime.delete(op(), id);
+      bed.expectGone(id);
+    }
   });
 });

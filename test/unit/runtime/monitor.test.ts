@@ -9,7 +9,14 @@ const files = {
   monitorPid: '/s/c/x/monitor.pid',
   runtimeLog: '/s/c/x/runtime.log',
 } as ContainerFiles;
-const options = { conmonPath: '/bin/conmon', runtimePath: '/bin/runc', runtimeArgs: ['--root=/s/root'], socketsDir: '/s/s', ownConsoleDir: true, cgroup: undefined };
+const options = {
+  conmonPath: '/bin/conmon',
+  runtimePath: '/bin/runc',
+  runtimeArgs: ['--root=/s/root'],
+  socketsDir: '/s/s',
+  ownConsoleDir: true,
+  cgroup: undefined,
+};
 
 function argv(io: Partial<ContainerIo>): string {
   const full = { logPath: '/log', tty: false, stdin: false, stdinOnce: false, ...io };

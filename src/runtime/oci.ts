@@ -1,22 +1,20 @@
 import { readFileSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
-import { ClassifiedError, errnoOf, messageOf, notFound, wrap } from '../base/errors.ts';
+import { join } from 'node:path';
+import { ClassifiedError, errnoOf, notFound, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
-import { newOp, orOver, within } from '../base/op.ts';
+import { newOp, orOver } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { HandlerConfig } from '../config/config.ts';
 import { cgroupOf, killCgroup, procsIn } from '../os/cgroup.ts';
 import { processRef, signal as signalProcess } from '../os/process.ts';
-import type { RunResult } from '../os/spawn.ts';
-import { run } from '../os/spawn.ts';
+import { RuntimeCli } from './cli.ts';
 import { cgroupPathOf } from './cgroup-path.ts';
 import { execSync } from './exec.ts';
 import { awaitExit, oomKills } from './exits.ts';
-import type { Traits } from './features.ts';
-import { discoverFeatures, parseTraits } from './features.ts';
+import { discoverFeatures } from './features.ts';
 import { reopenLog, resizeTerminal, startMonitor } from './monitor.ts';
 import type { MonitorOptions } from './monitor.ts';
 import { findProgram } from './program.ts';
@@ -37,7 +35,7 @@ import { dismantle } from './teardown.ts';
 import { runtimeWords } from './words.ts';
 
 const SIGKILL = 9;
-const VERB_TIMEOUT_MS = 60_000;
+const DELETE_TIMEOUT_MS = 60_000;
 const EXIT_FILE_TIMEOUT_MS = 5000;
 
 export interface OciRuntimeOptions {
@@ -67,9 +65,7 @@ export interface OciRuntime extends Runtime {
 /** Driver of runc and what takes its command line (crun, runsc), with one conmon per container. */
 class ConmonRuntime implements OciRuntime {
   readonly handler: string;
-  readonly #path: string;
-  readonly #name: string;
-  readonly #globals: readonly string[];
+  readonly #cli: RuntimeCli;
   readonly #monitor: Omit<MonitorOptions, 'ownConsoleDir'>;
   readonly #state: StateDir;
   readonly #log: Logger;
@@ -77,20 +73,17 @@ class ConmonRuntime implements OciRuntime {
   readonly #deletes = new SingleFlight<void>();
   readonly #control = new KeyedLock();
   readonly #creates = new Map<string, { readonly abort: AbortController; readonly done: Promise<unknown> }>();
-  #traits: Promise<Traits> | undefined;
   #features: Promise<HandlerFeatures> | undefined;
 
   constructor(options: OciRuntimeOptions) {
     this.handler = options.handler.name;
-    this.#path = findProgram(options.handler.path);
-    this.#name = basename(this.#path);
     this.#state = new StateDir(options.stateDir);
     const systemd = options.cgroupDriver === 'systemd' ? ['--systemd-cgroup'] : [];
-    this.#globals = [...options.handler.args, `--root=${this.#state.root}`, ...systemd];
+    this.#cli = new RuntimeCli(options.handler.path, [...options.handler.args, `--root=${this.#state.root}`, ...systemd]);
     this.#monitor = {
       conmonPath: findProgram(options.conmonPath),
-      runtimePath: this.#path,
-      runtimeArgs: this.#globals,
+      runtimePath: this.#cli.path,
+      runtimeArgs: this.#cli.globals,
       socketsDir: this.#state.sockets,
       cgroup: options.monitorCgroup,
     };
@@ -99,12 +92,12 @@ class ConmonRuntime implements OciRuntime {
   }
 
   features(): Promise<HandlerFeatures> {
-    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#path]);
+    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#cli.path]);
     return this.#features;
   }
 
   async version(op: Op): Promise<string> {
-    return (await this.#traitsOf(op)).version;
+    return (await this.#cli.traits(op)).version;
   }
 
   async create(op: Op, request: CreateRequest): Promise<CreatedContainer> {
@@ -116,7 +109,7 @@ class ConmonRuntime implements OciRuntime {
     try {
       return await this.#create({ ...op, signal: AbortSignal.any([op.signal, abort.signal]) }, request);
     } catch (error) {
-      throw wrap(`${this.#name} create ${id}`, error);
+      throw wrap(`${this.#cli.name} create ${id}`, error);
     } finally {
       this.#creates.delete(id);
       resolve();
@@ -127,7 +120,7 @@ class ConmonRuntime implements OciRuntime {
     const { id, bundle, io } = request;
     const config: unknown = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
     const state = { version: 1, bundle, logPath: io.logPath, tty: io.tty, cgroupPath: cgroupPathOf(config), created: undefined } as const;
-    const { hostProcesses } = await this.#traitsOf(op);
+    const { hostProcesses } = await this.#cli.traits(op);
     const files = await this.#state.add(id, state);
     await using rollback = new Rollback(op);
     rollback.add(`delete container ${id}`, (undo) => this.#dismantle(undo, id));
@@ -148,16 +141,17 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async start(op: Op, id: string): Promise<void> {
-    await this.#verb(op, 'start', id, []);
+    await this.#needed(id);
+    await this.#cli.verb(op, ['start', id]);
   }
 
   async kill(op: Op, id: string, signal: number, all: boolean): Promise<void> {
     const state = await this.#state.read(id);
     if (!state?.created) return;
     if (signal === SIGKILL) await this.#noteKill(id, state);
-    const traits = await this.#traitsOf(op);
+    const traits = await this.#cli.traits(op);
     if (!traits.hostProcesses && !(all && signal === SIGKILL)) {
-      const { exitCode, stderr } = await this.#run(op, ['kill', ...(all ? ['--all'] : []), id, String(signal)]);
+      const { exitCode, stderr } = await this.#cli.run(op, ['kill', ...(all ? ['--all'] : []), id, String(signal)]);
       if (exitCode !== 0) op.log.info({ container: id, err: runtimeWords(stderr.toString()) }, 'signal not delivered');
       return;
     }
@@ -209,26 +203,26 @@ class ConmonRuntime implements OciRuntime {
   /** One teardown at a time of a container; it runs to its end under deadlines of its own, whoever stops waiting. */
   #dismantle(op: Op, id: string): Promise<void> {
     return this.#deletes.run(id, () =>
-      dismantle(newOp('delete container', { log: op.log, timeoutMs: VERB_TIMEOUT_MS }), {
+      dismantle(newOp('delete container', { log: op.log, timeoutMs: DELETE_TIMEOUT_MS }), {
         id,
         stateDir: this.#state,
-        runtime: [this.#path, ...this.#globals],
-        executables: [this.#path, this.#monitor.conmonPath],
+        runtime: this.#cli.argv,
+        executables: [this.#cli.path, this.#monitor.conmonPath],
       }),
     );
   }
 
   async execSync(op: Op, id: string, request: ExecRequest): Promise<ExecResult> {
     const state = await this.#needed(id);
-    const traits = await this.#traitsOf(op);
-    const runtime = [this.#path, ...this.#globals];
+    const traits = await this.#cli.traits(op);
+    const runtime = this.#cli.argv;
     try {
       return await execSync(
         op,
         {
           id,
           runtime,
-          runtimeName: this.#name,
+          runtimeName: this.#cli.name,
           dir: this.#state.files(id).dir,
           cgroupPath: state.cgroupPath,
           detaches: traits.hostProcesses,
@@ -238,14 +232,14 @@ class ConmonRuntime implements OciRuntime {
         request,
       );
     } catch (error) {
-      throw wrap(`${this.#name} exec ${id}`, error);
+      throw wrap(`${this.#cli.name} exec ${id}`, error);
     }
   }
 
   async update(op: Op, id: string, resources: Resources): Promise<void> {
     await this.#needed(id);
     // all of the drivers' programs read the resources of config.json's linux section from a file; /dev/stdin is one
-    await this.#verb(op, 'update', id, ['--resources', '/dev/stdin'], JSON.stringify(resources.linux));
+    await this.#cli.verb(op, ['update', '--resources', '/dev/stdin', id], JSON.stringify(resources.linux));
   }
 
   async reopenLog(op: Op, id: string): Promise<void> {
@@ -277,35 +271,6 @@ class ConmonRuntime implements OciRuntime {
     const state = await this.#state.read(id);
     if (!state) throw notFound('container', id);
     return state;
-  }
-
-  #traitsOf(op: Op): Promise<Traits> {
-    this.#traits ??= (async () => {
-      const { exitCode, stdout, stderr } = await run(newOp('version', { log: this.#log, timeoutMs: 10_000 }), {
-        argv: [this.#path, '--version'],
-      });
-      if (exitCode !== 0) throw new ClassifiedError('unavailable', `${this.#name} --version: ${runtimeWords(stderr.toString())}`);
-      return parseTraits(stdout.toString('utf8'));
-    })();
-    // a failure is not remembered
-    this.#traits.catch((error: unknown) => {
-      op.log.warn({ handler: this.handler, err: messageOf(error) }, 'runtime does not answer');
-      this.#traits = undefined;
-    });
-    return orOver(op, this.#traits);
-  }
-
-  #run(op: Op, args: readonly string[], input?: string): Promise<RunResult> {
-    const argv = [this.#path, ...this.#globals, ...args];
-    return run(within(op, VERB_TIMEOUT_MS), input === undefined ? { argv } : { argv, input });
-  }
-
-  async #verb(op: Op, verb: string, id: string, args: readonly string[], input?: string): Promise<void> {
-    await this.#needed(id);
-    const { exitCode, stderr } = await this.#run(op, [verb, ...args, id], input);
-    if (exitCode === 0) return;
-    const words = runtimeWords(stderr.toString('utf8')) || `exit code ${exitCode}`;
-    throw new ClassifiedError('internal', `${this.#name} ${verb} ${id}: ${words}`);
   }
 }
 

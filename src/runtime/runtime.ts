@@ -21,7 +21,7 @@ export interface CreateRequest {
   /** Has config.json and (mounted) rootfs; owned by the caller, 0700. */
   readonly bundle: string;
   readonly io: ContainerIo;
-  /** cgroup of the monitor: the pod's parent, outside the container's and the pod's memory limit (R20). */
+  /** The pod's cgroup, for what a driver runs on the pod's account (a VM). A monitor is not: it stays outside of the pod's memory limit (R20). */
   readonly cgroupParent: string;
 }
 

@@ -68,7 +68,7 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   ]);
 
   op.span.stage('spec');
-  record = { ...record, user: await userOf(paths.rootfs, config, image.config) };
+  record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   if (record.logPath !== '') await mkdir(dirname(record.logPath), { recursive: true, mode: 0o755 });

@@ -1,0 +1,44 @@
+import { ClassifiedError, wrap } from '../base/errors.ts';
+import type { Op } from '../base/op.ts';
+import type { Mount__Output } from '../gen/cri/runtime/v1/Mount.ts';
+import { hostPathMkdir, hostPathStat } from '../os/path-task.ts';
+import type { ResolvedMount } from './oci-spec/mounts.ts';
+
+/**
+ * CRI mounts with their host paths resolved, each by a killable process with a deadline: the pod chose the path, and what is behind it may never answer (R2).
+ * A host path that is missing is made as a directory, as kubelet's hostPath of no type expects.
+ */
+export async function resolveMounts(op: Op, mounts: readonly Mount__Output[]): Promise<ResolvedMount[]> {
+  return Promise.all(mounts.map((mount, index) => resolve(op, mount, `config.mounts[${index}]`)));
+}
+
+async function resolve(op: Op, mount: Mount__Output, field: string): Promise<ResolvedMount> {
+  if (mount.image !== null && mount.image.image !== '')
+    throw new ClassifiedError('unimplemented', `${field}.image: image volumes are not built yet`);
+  if (mount.uidMappings.length > 0 || mount.gidMappings.length > 0) {
+    throw new ClassifiedError('unimplemented', `${field}.uidMappings: user namespaces are not built yet`);
+  }
+  return {
+    containerPath: mount.containerPath,
+    source: await hostSource(op, mount.hostPath, field),
+    readOnly: mount.readonly,
+    recursiveReadOnly: mount.recursiveReadOnly,
+    propagation:
+      mount.propagation === 'PROPAGATION_BIDIRECTIONAL'
+        ? 'rshared'
+        : mount.propagation === 'PROPAGATION_HOST_TO_CONTAINER'
+          ? 'rslave'
+          : 'private',
+  };
+}
+
+async function hostSource(op: Op, path: string, field: string): Promise<string> {
+  try {
+    const found = await hostPathStat(op, path);
+    if (found.kind !== 'missing') return found.realPath;
+    await hostPathMkdir(op, path);
+    return (await hostPathStat(op, path)).realPath;
+  } catch (error) {
+    throw wrap(`${field}.host_path ${path}`, error);
+  }
+}

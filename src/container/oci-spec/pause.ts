@@ -1,0 +1,49 @@
+import { NO_CAPABILITIES } from './capabilities.ts';
+import { maskedAndReadonly } from './paths.ts';
+import { defaultSeccomp } from './seccomp-default.ts';
+import type { DaemonFacts, SpecInput } from './spec.ts';
+import { clampedOomScore, namespacesOf, OCI_VERSION } from './spec.ts';
+import type { OciSpec } from './spec-types.ts';
+
+/** kubelet's own score for it: the last to be killed of a pod. */
+const PAUSE_OOM_SCORE = -998;
+const NOBODY = 65534;
+
+/** config.json of the process that holds a pod's PID namespace: no capabilities, no writable root, nothing mounted that it does not need. */
+export function pauseSpec(input: {
+  id: string;
+  args: readonly string[];
+  rootfsPath: string;
+  namespaces: SpecInput['namespaces'];
+  cgroupsPath: string;
+  daemon: DaemonFacts;
+}): OciSpec {
+  return {
+    ociVersion: OCI_VERSION,
+    process: {
+      terminal: false,
+      user: { uid: NOBODY, gid: NOBODY },
+      args: input.args,
+      env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
+      cwd: '/',
+      capabilities: NO_CAPABILITIES,
+      rlimits: [{ type: 'RLIMIT_NOFILE', ...input.daemon.nofile }],
+      noNewPrivileges: true,
+      oomScoreAdj: clampedOomScore(PAUSE_OOM_SCORE, input.daemon),
+    },
+    root: { path: input.rootfsPath, readonly: true },
+    mounts: [
+      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+      { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
+    ],
+    annotations: {},
+    linux: {
+      namespaces: namespacesOf(input.namespaces, input.daemon.cgroupMode),
+      cgroupsPath: input.cgroupsPath,
+      resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: 2 } },
+      devices: [],
+      ...maskedAndReadonly(null),
+      seccomp: defaultSeccomp([]),
+    },
+  };
+}

@@ -1,0 +1,136 @@
+import type { ContainerConfig__Output } from '../../gen/cri/runtime/v1/ContainerConfig.ts';
+import type { ImageConfig } from '../../image/image.ts';
+import type { CgroupMode } from '../../os/cgroup.ts';
+import { containerCapabilities } from './capabilities.ts';
+import type { HostDevice } from './devices.ts';
+import { devicesOf } from './devices.ts';
+import type { MountsInput, ResolvedMount } from './mounts.ts';
+import { mountsOf, rootfsPropagation } from './mounts.ts';
+import { maskedAndReadonly } from './paths.ts';
+import { argsOf, cwdOf, envOf } from './process.ts';
+import { resourcesOf } from './resources.ts';
+import { seccompChoice, seccompOf } from './seccomp.ts';
+import type { OciNamespace, OciProcess, OciSpec } from './spec-types.ts';
+
+/** What this daemon may and can do; found once at the start. */
+export interface DaemonFacts {
+  readonly cgroupMode: CgroupMode;
+  /** The daemon's bounding set: nobody gets more. */
+  readonly bounding: readonly string[];
+  readonly oomScoreAdj: number;
+  /** CAP_SYS_RESOURCE: may an oom_score_adj be lower than the daemon's own? */
+  readonly mayLowerOomScore: boolean;
+  readonly nofile: { readonly soft: number; readonly hard: number };
+  readonly apparmor: boolean;
+  readonly selinux: boolean;
+}
+
+/** `path`: join it; no path: a new one; 'host': none. */
+export type NamespaceChoice = 'host' | { readonly path?: string };
+
+export interface SpecInput {
+  readonly id: string;
+  readonly config: ContainerConfig__Output;
+  readonly image: ImageConfig;
+  readonly rootfsPath: string;
+  readonly hostname: string;
+  readonly namespaces: Readonly<Record<'network' | 'ipc' | 'uts' | 'pid', NamespaceChoice>>;
+  readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] };
+  readonly cgroupsPath: string;
+  readonly mounts: readonly ResolvedMount[];
+  readonly podFiles: MountsInput['podFiles'];
+  readonly devices: readonly HostDevice[];
+  /** Parsed Localhost seccomp profile, when one was asked for. */
+  readonly localhostSeccomp: unknown;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly daemon: DaemonFacts;
+}
+
+/** The oldest version that has every field in use: runtimes refuse versions newer than they know. */
+export const OCI_VERSION = '1.0.2';
+
+/** config.json of a container. Pure: everything from the host comes in with `input`. invalidArgument names the CRI field. */
+export function buildSpec(input: SpecInput): OciSpec {
+  const { config, daemon } = input;
+  const context = config.linux?.securityContext ?? null;
+  const privileged = context?.privileged ?? false;
+  const { nodes, rules } = devicesOf(input.devices, privileged);
+  const ociProcess = processOf(input);
+  const seccomp = seccompOf(seccompChoice(context), input.localhostSeccomp, ociProcess.capabilities.bounding);
+  const readonlyRootfs = context?.readonlyRootfs ?? false;
+  const propagation = rootfsPropagation(input.mounts);
+  return {
+    ociVersion: OCI_VERSION,
+    process: ociProcess,
+    root: { path: input.rootfsPath, readonly: readonlyRootfs },
+    mounts: mountsOf({
+      mounts: input.mounts,
+      podFiles: input.podFiles,
+      privileged,
+      readonlyRootfs,
+      hostNetwork: input.namespaces.network === 'host',
+      cgroupMode: daemon.cgroupMode,
+    }),
+    annotations: input.annotations,
+    linux: {
+      namespaces: namespacesOf(input.namespaces, privileged ? 'v1' : daemon.cgroupMode),
+      cgroupsPath: input.cgroupsPath,
+      resources: { ...resourcesOf(config.linux?.resources ?? null, daemon.cgroupMode), devices: rules },
+      devices: nodes,
+      ...maskedAndReadonly(context),
+      ...(propagation === undefined ? {} : { rootfsPropagation: propagation }),
+      ...(seccomp === undefined ? {} : { seccomp }),
+    },
+  };
+}
+
+function processOf(input: SpecInput): OciProcess {
+  const { config, image, daemon } = input;
+  const context = config.linux?.securityContext ?? null;
+  const privileged = context?.privileged ?? false;
+  const apparmor = apparmorProfile(input);
+  const { uid, gid, additionalGids } = input.user;
+  return {
+    terminal: config.tty,
+    user: { uid, gid, additionalGids },
+    args: argsOf(config, image),
+    env: envOf(config, image, input.hostname),
+    cwd: cwdOf(config, image),
+    capabilities: forUser(containerCapabilities(context?.capabilities ?? null, { privileged, bounding: daemon.bounding }), uid),
+    rlimits: [{ type: 'RLIMIT_NOFILE', ...daemon.nofile }],
+    noNewPrivileges: context?.noNewPrivs ?? false,
+    oomScoreAdj: clampedOomScore(Number(config.linux?.resources?.oomScoreAdj ?? 0), daemon),
+    ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+  };
+}
+
+// execve drops effective and permitted of a process that is not root anyway, all but the ambient ones; saying so keeps the runtimes alike.
+function forUser(capabilities: OciProcess['capabilities'], uid: number): OciProcess['capabilities'] {
+  if (uid === 0) return capabilities;
+  return { ...capabilities, effective: capabilities.ambient, permitted: capabilities.ambient };
+}
+
+/** Without CAP_SYS_RESOURCE nothing may go below the daemon's own score; the runtime would fail instead. */
+export const clampedOomScore = (asked: number, daemon: DaemonFacts): number => (daemon.mayLowerOomScore ? asked : Math.max(asked, daemon.oomScoreAdj));
+
+function apparmorProfile({ config, daemon }: SpecInput): string | undefined {
+  const context = config.linux?.securityContext ?? null;
+  const profile = context?.apparmor ?? null;
+  if (!daemon.apparmor || context === null || context.privileged || profile === null) return undefined;
+  if (profile.profileType === 'Unconfined') return 'unconfined';
+  return profile.profileType === 'Localhost' ? profile.localhostRef.replace(/^localhost\//, '') : undefined;
+}
+
+/** Mount is always new; cgroup where v2 makes it useful. */
+export function namespacesOf(choices: SpecInput['namespaces'], cgroupMode: CgroupMode): OciNamespace[] {
+  const chosen = (['pid', 'network', 'ipc', 'uts'] as const).flatMap((type): OciNamespace[] => {
+    const choice = choices[type];
+    return choice === 'host' ? [] : [{ type, ...(choice.path === undefined ? {} : { path: choice.path }) }];
+  });
+  return [...chosen, { type: 'mount' }, ...(cgroupMode === 'v2' ? [{ type: 'cgroup' as const }] : [])];
+}
+
+/** The process of an exec: the container's own with other arguments. */
+export function buildExecProcess(input: { spec: OciSpec; command: readonly string[]; tty: boolean }): OciProcess {
+  return { ...input.spec.process, args: input.command, terminal: input.tty };
+}

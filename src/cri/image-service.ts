@@ -1,0 +1,37 @@
+import type { ServiceDeps } from './deps.ts';
+import type { ImageRows } from './server.ts';
+import { inChunks, serverStream } from './server-stream.ts';
+import { unary } from './unary.ts';
+import * as validate from './validate/index.ts';
+import { filesystemView, imageView } from './view/image.ts';
+
+/** CRI ImageService: one row per RPC. */
+export function imageService({ images }: Pick<ServiceDeps, 'images'>): ImageRows {
+  const select = (ref: string) => (ref === '' ? images.list() : [images.find(ref)].filter((image) => image !== undefined));
+  return {
+    ListImages: unary(validate.listImages, (_op, { filter }) => ({ images: select(filter?.image?.image ?? '').map(imageView) })),
+    StreamImages: serverStream(validate.streamImages, (_op, { filter }) =>
+      inChunks(select(filter?.image?.image ?? ''), (part) => ({ images: part.map(imageView) })),
+    ),
+    // An image that is not there is an empty answer, not an error (CRI, ImageStatus).
+    ImageStatus: unary(validate.imageStatus, async (_op, request) => {
+      const image = images.find(request.image.image);
+      if (image === undefined) return {};
+      const info = request.verbose
+        ? { info: JSON.stringify({ chainID: image.topLayer, imageSpec: JSON.parse(await images.rawConfig(image.id)) as unknown }) }
+        : {};
+      return { image: imageView(image), info };
+    }),
+    PullImage: unary(validate.pullImage, async (op, { image, auth }) => ({
+      imageRef: await images.pull(op, image.image, auth ?? undefined),
+    })),
+    RemoveImage: unary(validate.removeImage, async (op, { image }) => {
+      await images.remove(op, image.image);
+      return {};
+    }),
+    ImageFsInfo: unary(validate.imageFsInfo, async () => {
+      const usage = filesystemView(await images.fsUsage());
+      return { imageFilesystems: [usage], containerFilesystems: [usage] };
+    }),
+  };
+}

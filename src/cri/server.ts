@@ -1,0 +1,82 @@
+import { chmod, mkdir, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { handleUnaryCall, ServiceDefinition, UntypedHandleCall } from '@grpc/grpc-js';
+import { loadPackageDefinition, Server, ServerCredentials } from '@grpc/grpc-js';
+import { load } from '@grpc/proto-loader';
+import { ClassifiedError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { ProtoGrpcType } from '../gen/cri/runtime-v1.ts';
+import type { ImageServiceHandlers } from '../gen/cri/runtime/v1/ImageService.ts';
+import type { RuntimeServiceHandlers } from '../gen/cri/runtime/v1/RuntimeService.ts';
+import type { Row } from './unary.ts';
+import { unary } from './unary.ts';
+
+type Rows<Handlers> = { [Name in keyof Handlers]?: Row<Handlers[Name]> };
+export type RuntimeRows = Rows<Omit<RuntimeServiceHandlers, never>>;
+export type ImageRows = Rows<Omit<ImageServiceHandlers, never>>;
+
+/** What kubelet's own client allows for messages to it is not ours to limit; to us 16 MiB, as containerd and CRI-O. */
+const MAX_RECEIVE_BYTES = 16 * 1024 * 1024;
+const PROTO = fileURLToPath(new URL('../../proto/runtime-v1.proto', import.meta.url));
+
+export interface CriServer {
+  /** Unix socket, 0600 from its first moment; a stale one is replaced. */
+  listen(socketPath: string): Promise<void>;
+  /** Lets running calls end for `graceMs`, then ends them. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** Both CRI services in full: an RPC without a row answers Unimplemented. */
+export async function createCriServer(options: { runtime: RuntimeRows; image: ImageRows; log: Logger }): Promise<CriServer> {
+  const definition = await load(PROTO, { keepCase: false, longs: String, enums: String, defaults: true, arrays: true, objects: true, oneofs: true });
+  const { runtime } = loadPackageDefinition(definition) as unknown as ProtoGrpcType;
+  const server = new Server({
+    'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
+    'grpc.max_send_message_length': -1,
+  });
+  server.addService(runtime.v1.RuntimeService.service, bind(runtime.v1.RuntimeService.service, options.runtime, options.log));
+  server.addService(runtime.v1.ImageService.service, bind(runtime.v1.ImageService.service, options.image, options.log));
+  return {
+    async listen(socketPath) {
+      await mkdir(dirname(socketPath), { recursive: true, mode: 0o711 });
+      await rm(socketPath, { force: true });
+      // bind(2) creates the socket under the umask: it is never open to others, not even for a moment.
+      const before = process.umask(0o177);
+      try {
+        await new Promise<void>((resolve, reject) => {
+          server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+        });
+      } finally {
+        process.umask(before);
+      }
+      await chmod(socketPath, 0o600);
+    },
+    async close(graceMs) {
+      const force = setTimeout(() => server.forceShutdown(), graceMs);
+      await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      clearTimeout(force);
+    },
+  };
+}
+
+function bind(service: ServiceDefinition, rows: RuntimeRows | ImageRows, log: Logger): Record<string, UntypedHandleCall> {
+  const byName = rows as Record<string, Row<UntypedHandleCall> | undefined>;
+  return Object.fromEntries(Object.keys(service).map((name) => [name, (byName[name] ?? missing(name))(name, log)]));
+}
+
+/** grpc-js answers a registered method without a handler in words of its own; ours names the RPC. */
+function missing(name: string): Row<UntypedHandleCall> {
+  const refuse = unary<unknown, never, unknown>(
+    () => {
+      throw new ClassifiedError('unimplemented', `rpc ${name} is not implemented`);
+    },
+    () => undefined,
+  );
+  return (rpc, log) => {
+    const handler = refuse(rpc, log) as handleUnaryCall<unknown, unknown>;
+    return ((call: Parameters<typeof handler>[0] & { destroy?: (error: Error) => void }, callback?: Parameters<typeof handler>[1]) => {
+      handler(call, callback ?? ((error) => call.destroy?.(Object.assign(new Error(), error))));
+    }) as UntypedHandleCall;
+  };
+}

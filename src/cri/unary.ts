@@ -1,0 +1,63 @@
+import type { handleUnaryCall, sendUnaryData, ServerUnaryCall, ServiceError } from '@grpc/grpc-js';
+import { kindOf, messageOf } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Op } from '../base/op.ts';
+import { newOp } from '../base/op.ts';
+import { statusCode } from './status-code.ts';
+
+/** A row of a service before it knows its name and logger; `server.ts` binds it. */
+export type Row<Handler> = (name: string, log: Logger) => Handler;
+
+/** Slower calls than this are told with the time of each stage. */
+const SLOW_MS = 1_000;
+
+/** The op of one call: the client's deadline and cancellation, a log that names the RPC. */
+export function callOp(name: string, log: Logger, call: { getDeadline(): Date | number }, signal: AbortSignal): Op {
+  const deadline = Number(call.getDeadline());
+  const timeoutMs = deadline - Date.now();
+  return newOp(name, { log: log.child({ rpc: name }), signal, ...(Number.isFinite(timeoutMs) ? { timeoutMs } : {}) });
+}
+
+/** What grpc-js sends for an error: the kind's code and the message. */
+export function serviceError(error: unknown): Pick<ServiceError, 'code' | 'details' | 'message' | 'name'> {
+  const details = messageOf(error);
+  return { name: 'Error', message: details, code: statusCode(kindOf(error)), details };
+}
+
+/** Failures that are a client's mistake are no news for the operator. */
+const EXPECTED: ReadonlySet<string> = new Set(['invalidArgument', 'notFound', 'alreadyExists', 'unimplemented', 'cancelled']);
+
+export function logFailure(op: Op, error: unknown): void {
+  const kind = kindOf(error);
+  const fields = { kind, err: messageOf(error), stage: op.span.current.stage };
+  if (EXPECTED.has(kind)) op.log.debug(fields, 'call failed');
+  else if (kind === 'internal' && error instanceof Error) op.log.error({ ...fields, stack: error.stack }, 'call failed');
+  else op.log.warn(fields, 'call failed');
+}
+
+/**
+ * A unary RPC: `validate` narrows the request or throws, `work` answers. grpc-js does not await handlers, and a rejection would leave the client hanging:
+ * this is the only place that calls one.
+ */
+export function unary<Request, Valid, Response>(
+  validate: (request: Request) => Valid,
+  work: (op: Op, request: Valid) => Response | Promise<Response>,
+): Row<handleUnaryCall<Request, Response>> {
+  return (name, log) => (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>) => {
+    const abort = new AbortController();
+    call.on('cancelled', () => abort.abort());
+    const op = callOp(name, log, call, abort.signal);
+    const answer = async (): Promise<Response> => work(op, validate(call.request));
+    answer().then(
+      (response) => {
+        const totalMs = Date.now() - op.span.startedAtMs;
+        if (totalMs > SLOW_MS) op.log.info({ totalMs, stages: op.span.stages }, 'slow call');
+        callback(null, response);
+      },
+      (error: unknown) => {
+        logFailure(op, error);
+        callback(serviceError(error));
+      },
+    );
+  };
+}

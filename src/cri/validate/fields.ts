@@ -1,0 +1,82 @@
+import { isIP } from 'node:net';
+import { invalidArgument } from '../../base/errors.ts';
+
+/** Checks of single fields. `field` is the path as the CRI spells it; every failure is invalidArgument with that path in front. */
+
+export function required<T>(value: T | null | undefined, field: string): T {
+  if (value === null || value === undefined) throw invalidArgument(field, 'is required');
+  return value;
+}
+
+export function nonEmpty(text: string, field: string): string {
+  if (text === '') throw invalidArgument(field, 'must not be empty');
+  return noNul(text, field);
+}
+
+export function noNul(text: string, field: string): string {
+  if (text.includes('\0')) throw invalidArgument(field, 'contains a NUL byte');
+  return text;
+}
+
+/** An enum's name; a number that has none arrives as the number. */
+export function knownEnum(value: string | number, field: string): void {
+  if (typeof value === 'number') throw invalidArgument(field, `${value} is not a known value`);
+}
+
+export function absolutePath(path: string, field: string): string {
+  nonEmpty(path, field);
+  if (!path.startsWith('/')) throw invalidArgument(field, `${JSON.stringify(path)} is not an absolute path`);
+  return path;
+}
+
+/** Stays below what it is joined to. */
+export function relativePath(path: string, field: string): string {
+  noNul(path, field);
+  if (path.startsWith('/') || path.split('/').includes('..')) throw invalidArgument(field, `${JSON.stringify(path)} leaves the log directory`);
+  return path;
+}
+
+/** An int64 as decimal text. */
+export function notNegative(value: string, field: string): void {
+  if (BigInt(value === '' ? '0' : value) < 0n) throw invalidArgument(field, `${value} is negative`);
+}
+
+export function port(value: number, field: string, least: number): void {
+  if (value < least || value > 65535) throw invalidArgument(field, `${value} is not a port`);
+}
+
+export function ipAddress(text: string, field: string): void {
+  if (text !== '' && isIP(text) === 0) throw invalidArgument(field, `${JSON.stringify(text)} is not an IP address`);
+}
+
+const HOSTNAME = /^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
+/** sethostname(2) takes 64 bytes. */
+const MAX_HOSTNAME = 64;
+
+export function hostname(text: string, field: string): void {
+  if (text !== '' && (text.length > MAX_HOSTNAME || !HOSTNAME.test(text))) throw invalidArgument(field, `${JSON.stringify(text)} is not a host name`);
+}
+
+const SYSCTL = /^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)+$/;
+
+/** Keys and values go to files under /proc/sys one by one; nothing joins them into text (S7). */
+export function sysctl(key: string, value: string, field: string): void {
+  if (!SYSCTL.test(key)) throw invalidArgument(field, `${JSON.stringify(key)} is not a sysctl`);
+  if (/[\0\n]/.test(value)) throw invalidArgument(field, `the value of ${key} contains a NUL byte or a line break`);
+}
+
+/** A cgroup path or a systemd slice; never one that climbs out. */
+export function cgroupParent(text: string, field: string): void {
+  noNul(text, field);
+  const isSlice = text.endsWith('.slice');
+  if (text.split('/').includes('..') || (text !== '' && !text.startsWith('/') && !isSlice)) {
+    throw invalidArgument(field, `${JSON.stringify(text)} is neither an absolute cgroup path nor a slice`);
+  }
+}
+
+export function stringMap(map: Readonly<Record<string, string>>, field: string): void {
+  for (const [key, value] of Object.entries(map)) {
+    nonEmpty(key, field);
+    noNul(value, `${field}[${key}]`);
+  }
+}

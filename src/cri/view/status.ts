@@ -1,0 +1,30 @@
+import type { StatusResponse } from '../../gen/cri/runtime/v1/StatusResponse.ts';
+import type { Network } from '../../network/attach.ts';
+import type { HandlerFeatures } from '../../runtime/runtime.ts';
+
+/** What Status reports from; all of it in memory. */
+export interface RuntimeStatusSource {
+  readonly network: Pick<Network, 'status'>;
+  readonly handlers: ReadonlyArray<{ name: string; features: HandlerFeatures }>;
+  readonly cgroupDriver: 'SYSTEMD' | 'CGROUPFS';
+  /** For verbose: the configuration in force and what was found on this machine. */
+  readonly info: Readonly<Record<string, unknown>>;
+  /** Operations in flight with stage and age. */
+  inFlight(): unknown;
+}
+
+/** CRI Status. The default handler is listed under its name and under "", as kubelet looks it up. */
+export function statusView(source: RuntimeStatusSource, verbose: boolean): StatusResponse {
+  const network = source.network.status();
+  return {
+    status: {
+      conditions: [
+        { type: 'RuntimeReady', status: true, reason: '', message: '' },
+        { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
+      ],
+    },
+    info: verbose ? { config: JSON.stringify(source.info), operations: JSON.stringify(source.inFlight()) } : {},
+    runtimeHandlers: source.handlers.map(({ name, features }) => ({ name, features: { ...features } })),
+    features: { supplementalGroupsPolicy: true },
+  };
+}

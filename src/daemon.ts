@@ -1,0 +1,149 @@
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { KeyedLock } from './base/keyed-lock.ts';
+import type { Logger } from './base/log.ts';
+import { Operations } from './base/operations.ts';
+import { newOp } from './base/op.ts';
+import { TaskSet } from './base/task-set.ts';
+import type { Config } from './config/config.ts';
+import type { ContainerDeps } from './container/deps.ts';
+import { daemonFacts } from './container/facts.ts';
+import { createPauseProcess } from './container/pause.ts';
+import { createPodContainers } from './container/pod-containers.ts';
+import type { ContainerRecord } from './container/record.ts';
+import { recoverContainers } from './container/recover.ts';
+import { createLocalContent } from './content/local.ts';
+import { createCriServer } from './cri/server.ts';
+import { imageService } from './cri/image-service.ts';
+import { runtimeService } from './cri/runtime-service.ts';
+import { eventView } from './cri/view/event.ts';
+import { Bus } from './events/bus.ts';
+import type { ContainerEventResponse } from './gen/cri/runtime/v1/ContainerEventResponse.ts';
+import { createImages } from './image/images.ts';
+import { createNetwork } from './network/network.ts';
+import { cgroupMode } from './os/cgroup.ts';
+import { lockFile } from './os/file-lock.ts';
+import { sdNotify } from './os/notify.ts';
+import { startReactor, stopReactor } from './os/reactor.ts';
+import { RecordStore } from './os/record-store.ts';
+import { createHandlers } from './runtime/handlers.ts';
+import type { SandboxDeps } from './sandbox/deps.ts';
+import { findPodSandbox } from './sandbox/list.ts';
+import type { PodSandboxRecord } from './sandbox/record.ts';
+import { recoverPodSandboxes } from './sandbox/recover.ts';
+import { createOverlaySnapshotter } from './snapshot/overlay.ts';
+import { createSampler } from './stats/sampler.ts';
+
+/** A serving daemon. `close` stops answering and makes everything durable; containers go on running. */
+export interface Daemon {
+  close(): Promise<void>;
+}
+
+/** Builds the rooms in order, recovers what an earlier daemon left, and only then listens. Throws when another instance holds the state directory. */
+export async function serve(config: Config, log: Logger): Promise<Daemon> {
+  await using stack = new AsyncDisposableStack();
+  await makeDirectories(config);
+  stack.use(lockFile(join(config.state, 'gantry.lock')));
+  await startReactor();
+  stack.defer(stopReactor);
+
+  const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  const tasks = new TaskSet(log);
+  const snapshotter = await createOverlaySnapshotter({ root: join(config.root, 'snapshots', 'overlay'), log });
+  const content = await createLocalContent(join(config.root, 'content'));
+  const images = await createImages({ config, content, snapshotter, log });
+  stack.defer(() => images.close());
+  const network = await createNetwork({ config: config.cni, stateDir: config.state, log });
+  stack.defer(() => network.close());
+  const handlers = await createHandlers(config, log);
+  const sampler = createSampler({ log });
+  const bus = new Bus<ContainerEventResponse>();
+
+  const shared = {
+    stateDir: config.state,
+    bootId,
+    cgroupMode: cgroupMode(),
+    systemdCgroup: config.cgroup.driver === 'systemd',
+    log,
+    tasks,
+    handler: handlers.get,
+  };
+  const containerStore = new RecordStore<ContainerRecord>(join(config.root, 'containers'), log);
+  const sandboxStore = new RecordStore<PodSandboxRecord>(join(config.root, 'sandboxes'), log);
+  stack.defer(() => containerStore.close());
+  stack.defer(() => sandboxStore.close());
+  const stores = { sandboxes: sandboxStore, containers: containerStore };
+
+  const containers: ContainerDeps = {
+    ...shared,
+    facts: await daemonFacts(),
+    store: containerStore,
+    operations: new Operations<ContainerRecord>(),
+    locks: new KeyedLock(),
+    images,
+    snapshotter,
+    sampler,
+    exits: new Map(),
+    sandbox: (id) => findPodSandbox(sandboxes, id),
+    emit: (type, record) => bus.publish(eventView(stores, type, { containerId: record.id, sandboxId: record.sandboxId })),
+  };
+  const sandboxes: SandboxDeps = {
+    ...shared,
+    store: sandboxStore,
+    operations: new Operations<PodSandboxRecord>(),
+    locks: new KeyedLock(),
+    network,
+    containers: createPodContainers(containers),
+    pause: createPauseProcess(containers, config.image.pauseImage),
+    emit: (type, record) => bus.publish(eventView(stores, type, { containerId: record.id, sandboxId: record.id })),
+  };
+
+  await recoverContainers(containers);
+  await recoverPodSandboxes(sandboxes);
+  tasks.start('release stale network attachments', () =>
+    network.gc(
+      newOp('gc', { log, timeoutMs: 60_000 }),
+      sandboxStore.values().map(({ id }) => id),
+    ),
+  );
+
+  const services = {
+    sandboxes,
+    containers,
+    images,
+    events: bus,
+    stats: { sampler, snapshotter, stateDir: config.state },
+    status: {
+      network,
+      handlers: handlers.list(),
+      cgroupDriver: config.cgroup.driver === 'systemd' ? ('SYSTEMD' as const) : ('CGROUPFS' as const),
+      info: { config, cgroups: shared.cgroupMode },
+      inFlight: () => [...sandboxes.operations.list(), ...containers.operations.list()],
+    },
+  };
+  const server = await createCriServer({ runtime: runtimeService(services), image: imageService(services), log });
+  await server.listen(config.socket);
+  stack.defer(() => tasks.drain());
+  stack.defer(() => server.close(SERVER_GRACE_MS));
+  log.info({ socket: config.socket, root: config.root, state: config.state }, 'serving the CRI');
+  sdNotify('READY=1');
+  stack.defer(() => sdNotify('STOPPING=1'));
+  const held = stack.move();
+  return { close: () => held.disposeAsync() };
+}
+
+const SERVER_GRACE_MS = 5_000;
+
+async function makeDirectories(config: Config): Promise<void> {
+  for (const dir of [
+    config.root,
+    join(config.root, 'sandboxes'),
+    join(config.root, 'containers'),
+    join(config.root, 'content'),
+    join(config.root, 'snapshots'),
+  ]) {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+  }
+  for (const dir of [config.state, join(config.state, 'pods'), join(config.state, 'containers')])
+    await mkdir(dir, { recursive: true, mode: 0o711 });
+}

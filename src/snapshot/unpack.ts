@@ -11,7 +11,8 @@ import { StderrTail } from './stderr-tail.ts';
 import type { LayerSource } from './snapshotter.ts';
 import type { LayerChanges } from './tar/layer-filter.ts';
 import type { Tools } from './tools.ts';
-import { extractArgv, inflateArgv } from './tools.ts';
+import { extractArgv, findTools, inflateArgv } from './tools.ts';
+import { applyWhiteouts } from './whiteouts.ts';
 
 export type Compression = 'gzip' | 'zstd' | 'none';
 
@@ -38,11 +39,22 @@ export function compressionOf(mediaType: string): Compression {
 const SIGKILL = 9;
 
 /**
- * Extracts one layer into the directory `fsDir`, in one pass: a thread of its own hashes and checks the plain tar and hands a canonical one to a tar program.
- * dataLoss when it is damaged or not `diffId`; resourceExhausted beyond LAYER_LIMITS or on a full disk; failedPrecondition when it holds
- * what no layer may. The caller removes what a failure leaves in `fsDir`.
+ * Unpacks one layer into the empty directory `fsDir`, in one pass: a thread of its own hashes and checks the plain tar and hands a canonical one to a tar
+ * program; whiteouts become overlayfs's after that. dataLoss when it is damaged or not `diffId`; resourceExhausted beyond LAYER_LIMITS or on a
+ * full disk; failedPrecondition when it holds what no layer may. The caller removes what a failure leaves in `fsDir`.
  */
-export async function unpackLayer(op: Op, layer: LayerSource, fsDir: string, tools: Tools): Promise<LayerChanges> {
+export async function unpackLayer(
+  op: Op,
+  layer: LayerSource,
+  fsDir: string,
+  options: { tools?: Tools } = {},
+): Promise<LayerChanges> {
+  const changes = await extract(op, layer, fsDir, options.tools ?? findTools());
+  await applyWhiteouts(op, fsDir, changes);
+  return changes;
+}
+
+async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools): Promise<LayerChanges> {
   throwIfOver(op);
   const compression = compressionOf(layer.mediaType);
   const children: Child[] = [];

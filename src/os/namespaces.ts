@@ -40,6 +40,7 @@ function namespaceWorker(): Worker {
   const started = new Worker(new URL(`./namespaces-worker.${extension}`, import.meta.url), {
     resourceLimits: { maxYoungGenerationSizeMb: 2 },
     trackUnmanagedFds: false,
+    execArgv: [],
   });
   started.on('message', ({ id, error, field }: NamespacesResult) => {
     const job = pending.get(id);

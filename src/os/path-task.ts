@@ -17,7 +17,12 @@ export interface HostPath {
  */
 export async function hostPathStat(op: Op, path: string): Promise<HostPath> {
   const real = await run(within(op, TIMEOUT_MS), { argv: ['realpath', '-e', '-z', '--', path] });
-  if (real.exitCode !== 0) return { kind: 'missing', realPath: '' };
+  if (real.exitCode !== 0) {
+    const words = real.stderr.toString('utf8').trim();
+    // What is unreachable is not missing: nobody may create a directory in its place.
+    if (words.endsWith('No such file or directory')) return { kind: 'missing', realPath: '' };
+    throw new ClassifiedError('failedPrecondition', words);
+  }
   const realPath = real.stdout.toString('utf8').replace(/\0$/, '');
   const stat = await run(within(op, TIMEOUT_MS), { argv: ['stat', '-c', '%F', '--', realPath] });
   if (stat.exitCode !== 0) throw new ClassifiedError('failedPrecondition', stat.stderr.toString('utf8').trim());

@@ -43,8 +43,10 @@ export function signal(ref: ProcessRef, number: number): boolean {
   let pidfd: number;
   try {
     pidfd = pidfdOpen(ref.pid);
-  } catch {
-    return false;
+  } catch (error) {
+    // EINVAL: no pid at all.
+    if (errnoOf(error) === 'ESRCH' || errnoOf(error) === 'EINVAL') return false;
+    throw error;
   }
   try {
     if (statOf(ref.pid)?.startTime !== ref.startTime) return false;

@@ -1,16 +1,22 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { nowNs } from '../base/ids.ts';
+import { processRef } from './process.ts';
 import type { ReactorMessage } from './reactor.ts';
-import { collectChild, epollWait } from './syscalls.ts';
+import { collectChild, endedChild, epollWait } from './syscalls.ts';
 
 /** Orphans that we adopt announce themselves through no descriptor: they are collected at the latest after this. */
 const TICK_MS = 100;
 
 const { epfd, stop } = workerData as { epfd: number; stop: Int32Array };
 
+// A zombie still has its start time, and with it the pid tells whose exit this is after the number has been given to somebody else.
 function collected(): ReactorMessage['collected'] {
   const found: Array<ReactorMessage['collected'][number]> = [];
-  for (let child = collectChild(); child !== undefined; child = collectChild()) found.push({ ...child, atNs: nowNs() });
+  for (let pid = endedChild(); pid !== undefined; pid = endedChild()) {
+    const startTime = processRef(pid)?.startTime ?? '';
+    const status = collectChild(pid);
+    if (status) found.push({ pid, startTime, ...status, exitedAtNs: nowNs() });
+  }
   return found;
 }
 

@@ -7,19 +7,21 @@ import { processRef } from './process.ts';
 import type { ExitStatus } from './spawn.ts';
 import { becomeSubreaper, epollAdd, epollCreate, epollRemove, eventfd, pidfdOpen } from './syscalls.ts';
 
+interface Collected extends ProcessRef, ExitStatus {}
+
 /** What the worker tells: ended children that it collected, and tokens of descriptors that are ready. */
 export interface ReactorMessage {
-  readonly collected: ReadonlyArray<{ pid: number; exitCode: number; signal: number; atNs: bigint }>;
+  readonly collected: readonly Collected[];
   readonly ready: readonly number[];
 }
 
-interface Watch {
-  readonly fd: number;
-  readonly onReady: () => void;
+interface Claim {
+  readonly exited: Promise<ExitStatus>;
+  readonly settle: (status: ExitStatus) => void;
 }
 
-/** Exits of children that nobody asked for yet: adopted orphans. Bounded; the oldest go first. */
-const MAX_UNCLAIMED = 1024;
+/** Exits of children that `spawn` did not start: orphans that we adopted. Bounded; the oldest go first. */
+const MAX_ORPHANS = 1024;
 /** How long an orphan-to-be may lie about as its parent's zombie before we take its status for unknown. */
 const ADOPTION_PATIENCE_MS = 1000;
 
@@ -32,17 +34,23 @@ interface Reactor {
 
 let reactor: Reactor | undefined;
 let nextToken = 1;
-const watches = new Map<number, Watch>();
-const waiting = new Map<number, (status: ExitStatus) => void>();
-const unclaimed = new Map<number, ExitStatus>();
+const watches = new Map<number, () => void>();
+/** By pid and start time; a child that had ended before we could ask has only the pid. */
+const claims = new Map<string, Claim>();
+const keyOf = (pid: number, startTime = ''): string => `${pid} ${startTime}`;
+const orphans = new Map<number, Collected>();
 
 /**
  * Starts the one thread that waits for processes: this process becomes a subreaper and every ended child, ours or an orphan, is collected
- * there. Idempotent; `spawn` and `watchProcess` start it when need be. While nothing is watched it keeps no program from ending.
+ * there (children of node:child_process too, whose exit is then never told). Idempotent; `spawn` and `watchProcess` start it when need be.
+ * While nothing is watched it keeps no program from ending.
  */
 export async function startReactor(): Promise<void> {
   started();
 }
+
+/** Before a spawn, so that no exit can be missed. */
+export const ensureReactor = (): void => void started();
 
 function started(): Reactor {
   if (reactor) return reactor;
@@ -56,7 +64,9 @@ function started(): Reactor {
     workerData: { epfd, stop },
     resourceLimits: { maxYoungGenerationSizeMb: 2 },
     trackUnmanagedFds: false,
+    execArgv: [],
   });
+  // No listener for its errors: without it nothing is known of any process, so one ends the daemon, and the next start recovers.
   worker.on('message', onMessage);
   worker.unref();
   reactor = { worker, epfd, wakeFd, stop };
@@ -83,33 +93,39 @@ export async function stopReactor(): Promise<void> {
   worker.ref();
   await ended;
   reactor = undefined;
+  watches.clear();
+  claims.clear();
   closeSync(epfd);
   closeSync(wakeFd);
 }
 
 function onMessage({ collected, ready }: ReactorMessage): void {
-  for (const { pid, exitCode, signal, atNs } of collected) {
-    const status = { exitCode, signal, exitedAtNs: atNs };
-    const claim = waiting.get(pid);
-    if (claim) {
-      waiting.delete(pid);
-      claim(status);
-    } else {
-      unclaimed.set(pid, status);
-      const oldest = unclaimed.keys().next().value;
-      if (unclaimed.size > MAX_UNCLAIMED && oldest !== undefined) unclaimed.delete(oldest);
-    }
-  }
-  for (const token of ready) watches.get(token)?.onReady();
+  for (const child of collected) deliver(child);
+  for (const token of ready) watches.get(token)?.();
   refer();
 }
 
+function deliver(child: Collected): void {
+  const { pid, startTime, ...status } = child;
+  for (const key of [keyOf(pid, startTime), keyOf(pid)]) {
+    const claim = claims.get(key);
+    if (!claim) continue;
+    claims.delete(key);
+    claim.settle(status);
+    return;
+  }
+  orphans.delete(pid);
+  orphans.set(pid, child);
+  const oldest = orphans.keys().next().value;
+  if (orphans.size > MAX_ORPHANS && oldest !== undefined) orphans.delete(oldest);
+}
+
 function refer(): void {
-  if (watches.size > 0 || waiting.size > 0) reactor?.worker.ref();
+  if (watches.size > 0 || claims.size > 0) reactor?.worker.ref();
   else reactor?.worker.unref();
 }
 
-/** Calls back once when `fd` is readable. The descriptor stays the caller's. */
+/** Calls back once when `fd` is readable, unless the result is called before. The descriptor stays the caller's. */
 function watchFd(fd: number, onReady: () => void): () => void {
   const { epfd } = started();
   const token = nextToken++;
@@ -117,67 +133,66 @@ function watchFd(fd: number, onReady: () => void): () => void {
     if (watches.delete(token)) epollRemove(epfd, fd);
     refer();
   };
-  watches.set(token, {
-    fd,
-    onReady: () => {
-      remove();
-      onReady();
-    },
-  });
   epollAdd(epfd, fd, token);
+  watches.set(token, () => {
+    remove();
+    onReady();
+  });
   refer();
   return remove;
 }
 
-/** For `spawn`, in the tick of the spawn: the child's exit, whenever it is collected. Owns `pidfd` and closes it after that; undefined: it has ended already. */
-export function claimChild(pid: number, pidfd: number | undefined): { exited: Promise<ExitStatus>; isOver: () => boolean } {
-  started();
-  unclaimed.delete(pid);
-  const { promise, resolve } = Promise.withResolvers<ExitStatus>();
+/**
+ * For `spawn`, in the tick of the spawn, so that what was collected in between is still on its way here. Owns `pidfd` and closes it when the child
+ * has ended; without one it had ended before it could be opened.
+ */
+export function claimChild(
+  ref: { pid: number; startTime: string | undefined },
+  pidfd: number | undefined,
+): { exited: Promise<ExitStatus>; isOver: () => boolean } {
+  const { promise: exited, resolve } = Promise.withResolvers<ExitStatus>();
   let over = false;
   // The pidfd only wakes the worker at once; the status comes by waitid.
   const unwatch = pidfd === undefined ? undefined : watchFd(pidfd, () => undefined);
-  waiting.set(pid, (status) => {
+  const settle = (status: ExitStatus): void => {
     over = true;
     unwatch?.();
     if (pidfd !== undefined) closeSync(pidfd);
     resolve(status);
-  });
+  };
+  claims.set(keyOf(ref.pid, ref.startTime), { exited, settle });
   refer();
-  return { exited: promise, isOver: () => over };
+  return { exited, isOver: () => over };
 }
 
-/** Before a spawn, so that no exit can be missed. */
-export const ensureReactor = (): void => void started();
-
 /**
- * Resolves when the process is gone (at once when it is already, or is another process by now). The status is known only of our own children and of orphans
- * that we adopted; undefined otherwise.
+ * Resolves when the process is gone (at once when it is already, or is another process by now). The status is known only of children of `spawn` and of
+ * orphans that we adopted and collected not long ago; undefined otherwise. `startTime` "" asks for the last orphan with that pid.
  */
 export async function watchProcess(ref: ProcessRef): Promise<ExitStatus | undefined> {
   started();
-  const known = unclaimed.get(ref.pid);
+  const claim = ref.startTime === '' ? undefined : claims.get(keyOf(ref.pid, ref.startTime));
+  if (claim) return claim.exited;
   let pidfd: number;
   try {
     pidfd = pidfdOpen(ref.pid);
   } catch (error) {
     if (errnoOf(error) !== 'ESRCH') throw error;
-    unclaimed.delete(ref.pid);
-    return known;
+    return lateStatus(ref);
   }
   try {
-    if (processRef(ref.pid)?.startTime !== ref.startTime) return undefined;
-    unclaimed.delete(ref.pid);
+    if (processRef(ref.pid)?.startTime !== ref.startTime) return orphanStatus(ref);
     await new Promise<void>((resolve) => watchFd(pidfd, resolve));
   } finally {
     closeSync(pidfd);
   }
-  const status = unclaimed.get(ref.pid);
-  if (status) {
-    unclaimed.delete(ref.pid);
-    return status;
-  }
-  return waiting.has(ref.pid) ? undefined : lateStatus(ref);
+  return lateStatus(ref);
+}
+
+function orphanStatus(ref: ProcessRef): ExitStatus | undefined {
+  const found = orphans.get(ref.pid);
+  if (found === undefined || (ref.startTime !== '' && found.startTime !== ref.startTime)) return undefined;
+  return { exitCode: found.exitCode, signal: found.signal, exitedAtNs: found.exitedAtNs };
 }
 
 // A zombie is either collected by its own parent, and then we never learn how it ended, or handed to us when that parent ends.
@@ -187,7 +202,5 @@ async function lateStatus(ref: ProcessRef): Promise<ExitStatus | undefined> {
   }
   // What the worker collected is told in order: one turn later it is here.
   await sleep(0);
-  const status = unclaimed.get(ref.pid);
-  unclaimed.delete(ref.pid);
-  return status;
+  return orphanStatus(ref);
 }

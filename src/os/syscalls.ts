@@ -36,6 +36,7 @@ const c = {
   syscall1: libc.func('long syscall(long number, int a, unsigned int b)'),
   pidfdSendSignal: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'unsigned int']),
   openat2: libc.func('syscall', 'long', ['long', 'int', 'str', 'void *', 'size_t']),
+  mountSetattr: libc.func('syscall', 'long', ['long', 'int', 'str', 'unsigned int', 'void *', 'size_t']),
   waitid: libc.func('int waitid(int type, int id, void *info, int options)'),
   pipe2: libc.func('int pipe2(void *fds, int flags)'),
   fcntl: libc.func('int fcntl(int fd, int command, long argument)'),
@@ -58,7 +59,8 @@ const c = {
   personality: libc.func('int personality(unsigned long persona)'),
 };
 
-const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, openat2: 437 } as const;
+/** These are the same on every architecture. */
+const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, openat2: 437, mountSetattr: 442 } as const;
 
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
@@ -94,6 +96,18 @@ export const mount2 = (source: string, target: string, options: { type: string; 
 
 export const umount2 = (target: string, flags: number): number => check(c.umount2(target, flags) as number, 'umount', target);
 
+const AT_FDCWD = -100;
+const AT_RECURSIVE = 0x8000;
+const MOUNT_ATTR_RDONLY = 1;
+
+/** mount_setattr(2), Linux 5.12: read-only, with every other attribute as it was. */
+export function setReadOnly(target: string, recursive: boolean): void {
+  const attr = Buffer.alloc(32);
+  attr.writeBigUInt64LE(BigInt(MOUNT_ATTR_RDONLY), 0);
+  const flags = recursive ? AT_RECURSIVE : 0;
+  check(Number(c.mountSetattr(SYS.mountSetattr, AT_FDCWD, target, flags, attr, attr.length)), 'mount_setattr', target);
+}
+
 // Namespaces (of the calling thread) ---------------------------------------------------------------
 
 export const CLONE_NEWNS = 0x00020000;
@@ -112,18 +126,27 @@ export const pidfdSendSignal = (pidfd: number, signal: number): number =>
   check(Number(c.pidfdSendSignal(SYS.pidfdSendSignal, pidfd, signal, null, 0)), 'pidfd_send_signal', String(signal));
 
 const P_ALL = 0;
+const P_PID = 1;
 const WNOHANG = 1;
 const WEXITED = 4;
+const WNOWAIT = 0x01000000;
+const SIGINFO_BYTES = 128;
 
-/** One ended child of this process, whichever thread or library started it or orphaned it; undefined when none has ended. */
-export function collectChild(): { pid: number; exitCode: number; signal: number } | undefined {
-  const info = Buffer.alloc(128);
-  if ((c.waitid(P_ALL, 0, info, WEXITED | WNOHANG) as number) < 0) return undefined;
+/** Pid of an ended child, whichever thread or library started it or orphaned it; undefined when there is none. It stays a zombie until `collectChild`. */
+export function endedChild(): number | undefined {
+  const info = Buffer.alloc(SIGINFO_BYTES);
+  if ((c.waitid(P_ALL, 0, info, WEXITED | WNOHANG | WNOWAIT) as number) < 0) return undefined;
   const pid = info.readInt32LE(16);
-  if (pid === 0) return undefined;
+  return pid === 0 ? undefined : pid;
+}
+
+/** Collects an ended child; undefined when somebody else has. `exitCode` is 128 + signal when a signal ended it. */
+export function collectChild(pid: number): { exitCode: number; signal: number } | undefined {
+  const info = Buffer.alloc(SIGINFO_BYTES);
+  if ((c.waitid(P_PID, pid, info, WEXITED | WNOHANG) as number) < 0 || info.readInt32LE(16) !== pid) return undefined;
   const CLD_EXITED = 1;
   const status = info.readInt32LE(24);
-  return info.readInt32LE(8) === CLD_EXITED ? { pid, exitCode: status, signal: 0 } : { pid, exitCode: 128 + status, signal: status };
+  return info.readInt32LE(8) === CLD_EXITED ? { exitCode: status, signal: 0 } : { exitCode: 128 + status, signal: status };
 }
 
 export const becomeSubreaper = (): number => check(c.prctl(36, 1, 0, 0, 0) as number, 'prctl', 'PR_SET_CHILD_SUBREAPER');
@@ -151,8 +174,9 @@ export function pipe2(flags: number): { read: number; write: number } {
   return { read: fds.readInt32LE(0), write: fds.readInt32LE(4) };
 }
 
+const F_DUPFD_CLOEXEC = 1030;
 /** A copy of `fd` numbered `least` or higher, closed on exec. */
-export const dupAbove = (fd: number, least: number): number => check(c.fcntl(fd, 1030, least) as number, 'fcntl', `dup ${fd}`);
+export const dupAbove = (fd: number, least: number): number => check(c.fcntl(fd, F_DUPFD_CLOEXEC, least) as number, 'fcntl', `dup ${fd}`);
 
 export const epollCreate = (): number => check(c.epollCreate1(O_CLOEXEC) as number, 'epoll_create1');
 export const eventfd = (): number => check(c.eventfd(0, O_CLOEXEC | O_NONBLOCK) as number, 'eventfd');
@@ -213,8 +237,19 @@ export const connectUnix = (fd: number, path: string): number => {
   return check(c.connect(fd, address, address.length) as number, 'connect', path);
 };
 
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+
+/** EAGAIN when the receiver's queue is full. */
 export const sendTo = (fd: number, data: Uint8Array, address: Buffer): number =>
-  check(Number(c.sendto(fd, data, data.length, 0x4000, address, address.length)), 'sendto');
+  check(Number(c.sendto(fd, data, data.length, MSG_DONTWAIT | MSG_NOSIGNAL, address, address.length)), 'sendto');
+
+/** One packet, cut to the buffer's length: its size, 0 at the end, undefined when nothing is there yet. */
+export function receive(fd: number, buffer: Buffer): number | undefined {
+  const size = Number(c.recv(fd, buffer, buffer.length, MSG_DONTWAIT));
+  if (size < 0 && koffi.errno() === constants.errno.EAGAIN) return undefined;
+  return check(size, 'recv');
+}
 
 const SIOCGIFFLAGS = 0x8913;
 const SIOCSIFFLAGS = 0x8914;
@@ -242,6 +277,9 @@ export function openat2(dirFd: number, path: string, how: { flags: number; mode?
   bytes.writeBigUInt64LE(BigInt(how.resolve), 16);
   return check(Number(c.openat2(SYS.openat2, dirFd, path, bytes, bytes.length)), 'openat2', path);
 }
+
+const S_IFIFO = 0o010000;
+export const makeFifo = (path: string, mode: number): number => check(c.mknod(path, S_IFIFO | mode, 0) as number, 'mkfifo', path);
 
 const S_IFCHR = 0o020000;
 /** A 0/0 character device: a whiteout to overlayfs. */

@@ -1,78 +1,28 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { errnoOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf } from '../base/errors.ts';
+import type { CgroupMode, Hierarchies } from './cgroup-hierarchies.ts';
+import { directoriesOf, directoryOf, hierarchies } from './cgroup-hierarchies.ts';
+import type { CgroupStats } from './cgroup-stats.ts';
+import { readStatsIn } from './cgroup-stats.ts';
+import { processRef, signal } from './process.ts';
 
-/** `hybrid`: v1 controllers, and a v2 tree without any beside them. */
-export type CgroupMode = 'v1' | 'v2' | 'hybrid';
+export type { CgroupMode } from './cgroup-hierarchies.ts';
+export type { CgroupStats } from './cgroup-stats.ts';
 
-/** Of one cgroup and all below it. Undefined: the kernel or the controller doesn't say. */
-export interface CgroupStats {
-  readonly cpuUsageNs: bigint;
-  readonly memory: {
-    readonly usageBytes: number;
-    /** Usage less inactive file pages, as kubelet's eviction counts. */
-    readonly workingSetBytes: number;
-    readonly rssBytes: number;
-    readonly pageFaults: number;
-    readonly majorPageFaults: number;
-    /** undefined: no limit. */
-    readonly limitBytes: number | undefined;
-  };
-  readonly swap: { readonly usageBytes: number; readonly limitBytes: number | undefined } | undefined;
-  readonly pids: { readonly current: number; readonly limit: number | undefined };
-  readonly oomKillCount: number;
-}
-
-const ROOT = '/sys/fs/cgroup';
-/** v1 says "no limit" with a number around 2^63. */
-const UNLIMITED_BYTES = 2 ** 60;
-
-interface Hierarchies {
-  readonly mode: CgroupMode;
-  /** Directory of each v1 hierarchy; empty on v2. */
-  readonly v1: ReadonlyMap<string, string>;
-}
-
-let found: Hierarchies | undefined;
-
-function hierarchies(): Hierarchies {
-  found ??= findHierarchies(readFileSync('/proc/self/mountinfo', 'utf8'));
-  return found;
-}
-
-/** From the text of a mountinfo (proc(5)). */
-export function findHierarchies(mountinfo: string): Hierarchies {
-  const v1 = new Map<string, string>();
-  let unified: string | undefined;
-  for (const line of mountinfo.split('\n')) {
-    const [before = '', after = ''] = line.split(' - ');
-    const target = before.split(' ')[4] ?? '';
-    const [type, , options = ''] = after.split(' ');
-    if (type === 'cgroup2') unified ??= target;
-    if (type !== 'cgroup') continue;
-    for (const option of options.split(',')) {
-      if (option !== 'rw' && option !== 'ro' && option !== 'xattr' && !option.startsWith('release_agent') && !v1.has(option))
-        v1.set(option, target);
-    }
-  }
-  const controllers = [...v1.keys()].some((name) => !name.startsWith('name='));
-  return { mode: controllers ? (unified === undefined ? 'v1' : 'hybrid') : 'v2', v1 };
-}
+// A path is what /proc/PID/cgroup says, on v1 and v2 alike: "/kubepods/burstable/podX/<id>".
 
 export const cgroupMode = (): CgroupMode => hierarchies().mode;
 
-/** Directories of one cgroup path: one per v1 hierarchy, or the one of v2. */
-function directories(path: string): string[] {
-  const { mode, v1 } = hierarchies();
-  return mode === 'v2' ? [join(ROOT, path)] : [...new Set(v1.values())].map((dir) => join(dir, path));
-}
+/** One reading of a cgroup; a file that is missing counts as zero. */
+export const readStats = (path: string): Promise<CgroupStats> => readStatsIn(hierarchies(), path);
 
-const directory = (path: string, controller: string): string => {
-  const { mode, v1 } = hierarchies();
-  return mode === 'v2' ? join(ROOT, path) : join(v1.get(controller) ?? join(ROOT, controller), path);
-};
+const isRoot = (path: string): boolean => path === '' || path === '/';
+
+/** The controller whose hierarchy stands for all of v1 where one has to be asked. */
+const LEADING = 'memory';
 
 /** As in /proc/PID/cgroup: of the memory controller on v1. undefined when there is no such process. */
 export function cgroupOf(pid: number): string | undefined {
@@ -82,7 +32,7 @@ export function cgroupOf(pid: number): string | undefined {
   } catch {
     return undefined;
   }
-  const wanted = cgroupMode() === 'v2' ? '' : 'memory';
+  const wanted = cgroupMode() === 'v2' ? '' : LEADING;
   for (const line of text.split('\n')) {
     const [, controllers = '-', ...path] = line.split(':');
     if (controllers.split(',').includes(wanted)) return path.join(':');
@@ -90,80 +40,60 @@ export function cgroupOf(pid: number): string | undefined {
   return undefined;
 }
 
-export const cgroupExists = (path: string): boolean => existsSync(directory(path, 'memory'));
+const isWithin = (cgroup: string | undefined, path: string): boolean => cgroup === path || cgroup?.startsWith(`${path}/`) === true;
 
+export const cgroupExists = (path: string): boolean => existsSync(directoryOf(hierarchies(), path, LEADING));
+
+/** In every hierarchy, with its parents, ready for processes to join. Existing is fine. */
 export async function createCgroup(path: string): Promise<void> {
-  for (const dir of directories(path)) await mkdir(dir, { recursive: true });
+  const tree = hierarchies();
+  for (const dir of directoriesOf(tree, path)) await mkdir(dir, { recursive: true });
+  if (tree.mode === 'v2') await enableControllers(tree, path);
+  else if (tree.v1.has('cpuset')) await fillCpuset(tree, path);
 }
 
+function ancestors(path: string): string[] {
+  const parent = dirname(path);
+  return isRoot(path) ? [] : [...ancestors(parent), parent];
+}
+
+// A v2 cgroup has the files of a controller only if its parent hands that controller down; one with processes of its own can't (EBUSY).
+async function enableControllers(tree: Hierarchies, path: string): Promise<void> {
+  for (const parent of ancestors(path)) {
+    const dir = directoryOf(tree, parent, '');
+    for (const controller of (await readIfThere(join(dir, 'cgroup.controllers'))).trim().split(' ').filter(Boolean)) {
+      await writeFile(join(dir, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
+    }
+  }
+}
+
+// A new v1 cpuset has no CPU and no memory node, and admits nobody (ENOSPC) until it has.
+async function fillCpuset(tree: Hierarchies, path: string): Promise<void> {
+  for (const each of [...ancestors(path).slice(1), path]) {
+    for (const file of ['cpuset.cpus', 'cpuset.mems']) {
+      const own = join(directoryOf(tree, each, 'cpuset'), file);
+      if ((await readIfThere(own)).trim() !== '') continue;
+      await writeFile(own, await readIfThere(join(directoryOf(tree, dirname(each), 'cpuset'), file)));
+    }
+  }
+}
+
+const readIfThere = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
+
+/** In every hierarchy. The error has the errno: ENOENT no such cgroup, ESRCH no such process. */
 export async function joinCgroup(path: string, pid: number): Promise<void> {
-  for (const dir of directories(path)) await writeFile(join(dir, 'cgroup.procs'), String(pid));
+  for (const dir of directoriesOf(hierarchies(), path)) await writeFile(join(dir, 'cgroup.procs'), String(pid));
 }
 
-/** Pids of the cgroup itself and of all below it. */
+/** Pids of the cgroup itself and of all below it; those of a pid namespace that we can't see are left out. */
 export async function procsIn(path: string): Promise<number[]> {
-  const dirs = await tree(directory(path, cgroupMode() === 'v2' ? '' : 'memory'));
+  const dirs = await treeOf(directoryOf(hierarchies(), path, LEADING));
   const lists = await Promise.all(dirs.map((dir) => readIfThere(join(dir, 'cgroup.procs'))));
-  return lists.flatMap((text) => text.split('\n').filter(Boolean).map(Number));
-}
-
-const KILL_ROUNDS = 50;
-const ROUND_MS = 10;
-
-/** SIGKILL to all of it, again until it is empty (half a second at most) where the kernel can't do it in one step. Missing is fine. */
-export async function killCgroup(path: string): Promise<void> {
-  if (path === '' || path === '/') return;
-  if (cgroupMode() === 'v2') {
-    try {
-      await writeFile(join(directory(path, ''), 'cgroup.kill'), '1');
-      return;
-    } catch (error) {
-      // Linux before 5.14 has no cgroup.kill.
-      if (errnoOf(error) !== 'ENOENT' && errnoOf(error) !== 'EACCES') throw error;
-    }
-  }
-  for (let round = 0; round < KILL_ROUNDS; round++) {
-    const pids = await procsIn(path);
-    if (pids.length === 0) return;
-    for (const pid of pids) killPid(pid);
-    await sleep(ROUND_MS);
-  }
-}
-
-function killPid(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (error) {
-    if (errnoOf(error) !== 'ESRCH') throw error;
-  }
-}
-
-const REMOVE_TRIES = 25;
-
-/** The whole tree, leaves first; EBUSY (a process that is just ending) is tried again for half a second. Missing is fine. */
-export async function removeCgroup(path: string): Promise<void> {
-  if (path === '' || path === '/') return;
-  await Promise.all(directories(path).map(removeTree));
-}
-
-async function removeTree(root: string): Promise<void> {
-  for (const dir of (await tree(root)).reverse()) {
-    for (let tries = 1; ; tries++) {
-      try {
-        await rmdir(dir);
-        break;
-      } catch (error) {
-        const code = errnoOf(error);
-        if (code === 'ENOENT') break;
-        if ((code !== 'EBUSY' && code !== 'ENOTEMPTY') || tries >= REMOVE_TRIES) throw error;
-        await sleep(20);
-      }
-    }
-  }
+  return lists.flatMap((text) => text.split('\n').map(Number)).filter((pid) => pid > 0);
 }
 
 /** A directory and those below it, parents first; empty when missing. */
-async function tree(root: string): Promise<string[]> {
+async function treeOf(root: string): Promise<string[]> {
   const dirs: string[] = [];
   for (const queue = [root]; queue.length > 0;) {
     const dir = queue.pop() ?? '';
@@ -175,94 +105,130 @@ async function tree(root: string): Promise<string[]> {
   return dirs;
 }
 
-const readIfThere = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
+const KILL_TIMEOUT_MS = 500;
+const SIGKILL = 9;
 
-const numberIn = (text: string): number => (text === '' ? 0 : Number(text.trim()));
+/**
+ * SIGKILL to all of it; waits until it is empty, half a second at most: a process in a call that can't be interrupted stays. Missing is fine, the root is
+ * left alone. failedPrecondition when we are in it ourselves.
+ */
+export async function killCgroup(path: string): Promise<void> {
+  if (isRoot(path)) return;
+  if (isWithin(cgroupOf(process.pid), path)) throw new ClassifiedError('failedPrecondition', `kill cgroup ${path}: the daemon is in it`);
+  const untilMs = Date.now() + KILL_TIMEOUT_MS;
+  for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 50)) {
+    const pids = await procsIn(path);
+    if (pids.length === 0 || Date.now() > untilMs) return;
+    if (!(await tell(path, '', 'cgroup.kill', '1'))) await killEach(path, { frozen: waitMs > 1 });
+    await sleep(waitMs);
+  }
+}
 
-const limitIn = (text: string): number | undefined => {
-  const value = text.trim();
-  return value === '' || value === 'max' || Number(value) >= UNLIMITED_BYTES ? undefined : Number(value);
-};
-
-/** `key value` lines. */
-export function keyed(text: string): ReadonlyMap<string, string> {
-  return new Map(
-    text.split('\n').flatMap((line) => {
-      const at = line.indexOf(' ');
-      return at < 0 ? [] : [[line.slice(0, at), line.slice(at + 1)] as const];
-    }),
+/** false when there is no such file: another version, Linux before 5.14, or the cgroup is gone. */
+async function tell(path: string, controller: string, file: string, value: string): Promise<boolean> {
+  const tree = hierarchies();
+  const isV2File = controller === '';
+  if (isV2File !== (tree.mode === 'v2')) return false;
+  const target = join(directoryOf(tree, path, controller), file);
+  if (!existsSync(target)) return false;
+  return writeFile(target, value).then(
+    () => true,
+    () => false,
   );
 }
 
-/** One reading of a cgroup; a file that is missing counts as zero. */
-export async function readStats(path: string): Promise<CgroupStats> {
-  return cgroupMode() === 'v2' ? readV2(join(ROOT, path)) : readV1(path);
+// What forks faster than it is listed is frozen first; a frozen process dies when it thaws.
+async function killEach(path: string, { frozen }: { frozen: boolean }): Promise<void> {
+  if (frozen) await tell(path, 'freezer', 'freezer.state', 'FROZEN');
+  try {
+    for (const pid of await procsIn(path)) {
+      const ref = processRef(pid);
+      // Between the list and now the number may have gone to somebody else.
+      if (ref && isWithin(cgroupOf(pid), path)) signal(ref, SIGKILL);
+    }
+  } finally {
+    if (frozen) await tell(path, 'freezer', 'freezer.state', 'THAWED');
+  }
 }
 
-async function readV1(path: string): Promise<CgroupStats> {
-  const read = (controller: string, file: string): Promise<string> => readIfThere(join(directory(path, controller), file));
-  const [cpu, usage, limit, stat, oom, pids, pidsMax, swapUsage, swapLimit] = await Promise.all([
-    read('cpuacct', 'cpuacct.usage'),
-    read('memory', 'memory.usage_in_bytes'),
-    read('memory', 'memory.limit_in_bytes'),
-    read('memory', 'memory.stat'),
-    read('memory', 'memory.oom_control'),
-    read('pids', 'pids.current'),
-    read('pids', 'pids.max'),
-    read('memory', 'memory.memsw.usage_in_bytes'),
-    read('memory', 'memory.memsw.limit_in_bytes'),
-  ]);
-  const of = keyed(stat);
-  const number = (key: string): number => Number(of.get(key) ?? 0);
-  const usageBytes = numberIn(usage);
-  return {
-    cpuUsageNs: BigInt(cpu.trim() || '0'),
-    memory: {
-      usageBytes,
-      workingSetBytes: Math.max(0, usageBytes - number('total_inactive_file')),
-      rssBytes: number('total_rss'),
-      pageFaults: number('total_pgfault'),
-      majorPageFaults: number('total_pgmajfault'),
-      limitBytes: limitIn(limit),
-    },
-    // memsw counts memory and swap together.
-    swap: swapUsage === '' ? undefined : { usageBytes: Math.max(0, numberIn(swapUsage) - usageBytes), limitBytes: limitIn(swapLimit) },
-    pids: { current: numberIn(pids), limit: limitIn(pidsMax) },
-    oomKillCount: Number(keyed(oom).get('oom_kill') ?? 0),
-  };
+const REMOVE_TIMEOUT_MS = 500;
+
+/** The whole tree in every hierarchy, leaves first; EBUSY (a process that is just ending) is tried again for half a second. Kills nothing. Missing is fine. */
+export async function removeCgroup(path: string): Promise<void> {
+  if (isRoot(path)) return;
+  const tree = hierarchies();
+  const dirs = directoriesOf(tree, path);
+  // A runtime may have made one there for its own purposes.
+  if (tree.mode === 'hybrid' && tree.unified !== undefined) dirs.push(join(tree.unified, path));
+  await Promise.all(dirs.map(removeTree));
 }
 
-async function readV2(dir: string): Promise<CgroupStats> {
-  const read = (file: string): Promise<string> => readIfThere(join(dir, file));
-  const [cpu, usage, limit, stat, events, pids, pidsMax, swapUsage, swapLimit] = await Promise.all(
-    [
-      'cpu.stat',
-      'memory.current',
-      'memory.max',
-      'memory.stat',
-      'memory.events',
-      'pids.current',
-      'pids.max',
-      'memory.swap.current',
-      'memory.swap.max',
-    ].map(read),
-  );
-  const of = keyed(stat ?? '');
-  const number = (key: string): number => Number(of.get(key) ?? 0);
-  const usageBytes = numberIn(usage ?? '');
-  return {
-    cpuUsageNs: BigInt(keyed(cpu ?? '').get('usage_usec') ?? '0') * 1000n,
-    memory: {
-      usageBytes,
-      workingSetBytes: Math.max(0, usageBytes - number('inactive_file')),
-      rssBytes: number('anon'),
-      pageFaults: number('pgfault'),
-      majorPageFaults: number('pgmajfault'),
-      limitBytes: limitIn(limit ?? ''),
-    },
-    swap:
-      swapUsage === '' || swapUsage === undefined ? undefined : { usageBytes: numberIn(swapUsage), limitBytes: limitIn(swapLimit ?? '') },
-    pids: { current: numberIn(pids ?? ''), limit: limitIn(pidsMax ?? '') },
-    oomKillCount: Number(keyed(events ?? '').get('oom_kill') ?? 0),
-  };
+async function removeTree(root: string): Promise<void> {
+  const untilMs = Date.now() + REMOVE_TIMEOUT_MS;
+  for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 20)) {
+    try {
+      for (const dir of (await treeOf(root)).reverse()) await removeDirectory(dir);
+      return;
+    } catch (error) {
+      if (errnoOf(error) !== 'EBUSY' || Date.now() > untilMs) throw error;
+    }
+    await sleep(waitMs);
+  }
 }
+
+async function removeDirectory(dir: string): Promise<void> {
+  try {
+    await rmdir(dir);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error;
+  }
+}
+
+export interface CgroupResources {
+  /** cgroup v1 scale, 2 to 262144; v2's weight is computed from it. */
+  readonly cpuShares?: number;
+  /** 0: no limit. */
+  readonly cpuQuotaUs?: number;
+  readonly cpuPeriodUs?: number;
+  /** 0: no limit. */
+  readonly memoryLimitBytes?: number;
+  /** 0: no limit. */
+  readonly pidsLimit?: number;
+}
+
+const DEFAULT_PERIOD_US = 100_000;
+
+/** Writes what is given and leaves the rest. The error has the errno of the kernel's refusal. */
+export async function setResources(path: string, resources: CgroupResources): Promise<void> {
+  const tree = hierarchies();
+  for (const { controller, file, value } of settingsOf(resources, tree.mode === 'v2' ? 'v2' : 'v1')) {
+    await writeFile(join(directoryOf(tree, path, controller), file), value);
+  }
+}
+
+/** The files behind `setResources`, in the order in which they are written. */
+export function settingsOf(resources: CgroupResources, version: 'v1' | 'v2'): Array<{ controller: string; file: string; value: string }> {
+  const { cpuShares, cpuQuotaUs, cpuPeriodUs = DEFAULT_PERIOD_US, memoryLimitBytes, pidsLimit } = resources;
+  const v2 = version === 'v2';
+  const settings: Array<{ controller: string; file: string; value: string }> = [];
+  const set = (controller: string, file: string, value: string | number): void => {
+    settings.push({ controller, file, value: String(value) });
+  };
+  const unlimited = v2 ? 'max' : '-1';
+  if (cpuShares !== undefined) set('cpu', v2 ? 'cpu.weight' : 'cpu.shares', v2 ? weightOf(cpuShares) : cpuShares);
+  if (cpuQuotaUs !== undefined) {
+    if (v2) set('cpu', 'cpu.max', `${cpuQuotaUs > 0 ? cpuQuotaUs : 'max'} ${cpuPeriodUs}`);
+    else {
+      set('cpu', 'cpu.cfs_period_us', cpuPeriodUs);
+      set('cpu', 'cpu.cfs_quota_us', cpuQuotaUs > 0 ? cpuQuotaUs : -1);
+    }
+  }
+  if (memoryLimitBytes !== undefined) {
+    set('memory', v2 ? 'memory.max' : 'memory.limit_in_bytes', memoryLimitBytes > 0 ? memoryLimitBytes : unlimited);
+  }
+  if (pidsLimit !== undefined) set('pids', 'pids.max', pidsLimit > 0 ? pidsLimit : 'max');
+  return settings;
+}
+
+/** The OCI runtimes' map of shares (2 to 262144) to weight (1 to 10000). */
+const weightOf = (shares: number): number => Math.min(10_000, Math.max(1, 1 + Math.trunc(((shares - 2) * 9999) / 262_142)));

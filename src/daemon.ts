@@ -56,7 +56,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   const network = await createNetwork({ config: config.cni, stateDir: config.state, log });
   stack.defer(() => network.close());
   const handlers = await createHandlers(config, log);
-  const sampler = createSampler({ log });
+  const sampler = createSampler();
   const bus = new Bus<ContainerEventResponse>();
 
   const shared = {
@@ -95,7 +95,10 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     network,
     containers: createPodContainers(containers),
     pause: createPauseProcess(containers, config.image.pauseImage),
-    emit: (type, record) => bus.publish(eventView(stores, type, { containerId: record.id, sandboxId: record.id })),
+    emit: (type, record) => {
+      if (type === 'deleted') sampler.unregister(record.id);
+      bus.publish(eventView(stores, type, { containerId: record.id, sandboxId: record.id }));
+    },
   };
 
   await recoverContainers(containers);
@@ -127,7 +130,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   stack.defer(() => server.close(SERVER_GRACE_MS));
   log.info({ socket: config.socket, root: config.root, state: config.state }, 'serving the CRI');
   sdNotify('READY=1');
-  stack.defer(() => sdNotify('STOPPING=1'));
+  stack.defer(() => void sdNotify('STOPPING=1'));
   const held = stack.move();
   return { close: () => held.disposeAsync() };
 }

@@ -1,3 +1,6 @@
+import type { ImageStatusRequest__Output } from '../gen/cri/runtime/v1/ImageStatusRequest.ts';
+import type { PullImageRequest__Output } from '../gen/cri/runtime/v1/PullImageRequest.ts';
+import type { RemoveImageRequest__Output } from '../gen/cri/runtime/v1/RemoveImageRequest.ts';
 import type { ServiceDeps } from './deps.ts';
 import type { ImageRows } from './server.ts';
 import { inChunks, serverStream } from './server-stream.ts';
@@ -14,7 +17,7 @@ export function imageService({ images }: Pick<ServiceDeps, 'images'>): ImageRows
       inChunks(select(filter?.image?.image ?? ''), (part) => ({ images: part.map(imageView) })),
     ),
     // An image that is not there is an empty answer, not an error (CRI, ImageStatus).
-    ImageStatus: unary(validate.imageStatus, async (_op, request) => {
+    ImageStatus: unary(validate.imageOf<ImageStatusRequest__Output>, async (_op, request) => {
       const image = images.find(request.image.image);
       if (image === undefined) return {};
       const info = request.verbose
@@ -22,10 +25,10 @@ export function imageService({ images }: Pick<ServiceDeps, 'images'>): ImageRows
         : {};
       return { image: imageView(image), info };
     }),
-    PullImage: unary(validate.pullImage, async (op, { image, auth }) => ({
+    PullImage: unary(validate.pullImage<PullImageRequest__Output>, async (op, { image, auth }) => ({
       imageRef: await images.pull(op, image.image, auth ?? undefined),
     })),
-    RemoveImage: unary(validate.removeImage, async (op, { image }) => {
+    RemoveImage: unary(validate.imageOf<RemoveImageRequest__Output>, async (op, { image }) => {
       await images.remove(op, image.image);
       return {};
     }),

@@ -1,4 +1,5 @@
 import { ClassifiedError } from '../base/errors.ts';
+import { nowNs } from '../base/ids.ts';
 import { createContainer } from '../container/create.ts';
 import { execSync } from '../container/exec-sync.ts';
 import { findContainer, listContainers } from '../container/list.ts';
@@ -7,6 +8,18 @@ import { reopenContainerLog } from '../container/reopen-log.ts';
 import { startContainer } from '../container/start.ts';
 import { stopContainer } from '../container/stop.ts';
 import { updateContainerResources } from '../container/update.ts';
+import type { ContainerStatsFilter__Output } from '../gen/cri/runtime/v1/ContainerStatsFilter.ts';
+import type { ContainerStatsRequest__Output } from '../gen/cri/runtime/v1/ContainerStatsRequest.ts';
+import type { ContainerStatusRequest__Output } from '../gen/cri/runtime/v1/ContainerStatusRequest.ts';
+import type { PodSandboxStatsFilter__Output } from '../gen/cri/runtime/v1/PodSandboxStatsFilter.ts';
+import type { PodSandboxStatsRequest__Output } from '../gen/cri/runtime/v1/PodSandboxStatsRequest.ts';
+import type { RemoveContainerRequest__Output } from '../gen/cri/runtime/v1/RemoveContainerRequest.ts';
+import type { RemovePodSandboxRequest__Output } from '../gen/cri/runtime/v1/RemovePodSandboxRequest.ts';
+import type { ReopenContainerLogRequest__Output } from '../gen/cri/runtime/v1/ReopenContainerLogRequest.ts';
+import type { StartContainerRequest__Output } from '../gen/cri/runtime/v1/StartContainerRequest.ts';
+import type { StopPodSandboxRequest__Output } from '../gen/cri/runtime/v1/StopPodSandboxRequest.ts';
+import type { ContainerRecord } from '../container/record.ts';
+import type { PodSandboxRecord } from '../sandbox/record.ts';
 import { findPodSandbox, listPodSandboxes } from '../sandbox/list.ts';
 import { removePodSandbox } from '../sandbox/remove.ts';
 import { runPodSandbox } from '../sandbox/run.ts';
@@ -26,8 +39,14 @@ import { RUNTIME_NAME, RUNTIME_VERSION } from './version.ts';
 /** CRI RuntimeService: one row per RPC, from validator to use case to view. What has no row answers Unimplemented. */
 export function runtimeService({ sandboxes, containers, events, status, stats }: ServiceDeps): RuntimeRows {
   const containersOf = (sandboxId: string) => listContainers(containers, null).filter((record) => record.sandboxId === sandboxId);
-  const sandboxId = (id: string): string => resolved(() => findPodSandbox(sandboxes, id).id, id);
-  const containerId = (id: string): string => resolved(() => findContainer(containers, id).id, id);
+  const sandboxId = (id: string): string => fullId(() => findPodSandbox(sandboxes, id), id);
+  const containerId = (id: string): string => fullId(() => findContainer(containers, id), id);
+  const statsOf = (filter: ContainerStatsFilter__Output | null) =>
+    running(
+      listContainers(containers, { id: filter?.id ?? '', state: null, podSandboxId: filter?.podSandboxId ?? '', labelSelector: filter?.labelSelector ?? {} }),
+    ).map((record) => containerStatsView(stats, record));
+  const podStatsOf = (filter: PodSandboxStatsFilter__Output | null) =>
+    readyOnes(sandboxes, filter).map((record) => podSandboxStatsView(stats, record, running(containersOf(record.id))));
   return {
     Version: unary(validate.version, () => ({
       version: '0.1.0',
@@ -42,11 +61,11 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     RunPodSandbox: unary(validate.runPodSandbox, async (op, { config, runtimeHandler }) => ({
       podSandboxId: await runPodSandbox(sandboxes, op, config, runtimeHandler),
     })),
-    StopPodSandbox: unary(validate.stopPodSandbox, async (op, { podSandboxId }) => {
+    StopPodSandbox: unary(validate.podSandboxId<StopPodSandboxRequest__Output>, async (op, { podSandboxId }) => {
       await stopPodSandbox(sandboxes, op, sandboxId(podSandboxId));
       return {};
     }),
-    RemovePodSandbox: unary(validate.removePodSandbox, async (op, { podSandboxId }) => {
+    RemovePodSandbox: unary(validate.podSandboxId<RemovePodSandboxRequest__Output>, async (op, { podSandboxId }) => {
       await removePodSandbox(sandboxes, op, sandboxId(podSandboxId));
       return {};
     }),
@@ -69,7 +88,7 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     CreateContainer: unary(validate.createContainer, async (op, { podSandboxId, config }) => ({
       containerId: await createContainer(containers, op, sandboxId(podSandboxId), config),
     })),
-    StartContainer: unary(validate.startContainer, async (op, request) => {
+    StartContainer: unary(validate.containerId<StartContainerRequest__Output>, async (op, request) => {
       await startContainer(containers, op, request.containerId);
       return {};
     }),
@@ -77,7 +96,7 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
       await stopContainer(containers, op, request.containerId, request.timeoutMs);
       return {};
     }),
-    RemoveContainer: unary(validate.removeContainer, async (op, request) => {
+    RemoveContainer: unary(validate.containerId<RemoveContainerRequest__Output>, async (op, request) => {
       await removeContainer(containers, op, containerId(request.containerId));
       return {};
     }),
@@ -87,15 +106,15 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     StreamContainers: serverStream(validate.streamContainers, (_op, { filter }) =>
       inChunks(listContainers(containers, filter), (part) => ({ containers: part.map(containerView) })),
     ),
-    ContainerStatus: unary(validate.containerStatus, (_op, request) => {
+    ContainerStatus: unary(validate.containerId<ContainerStatusRequest__Output>, (_op, request) => {
       const record = findContainer(containers, request.containerId);
-      return { status: containerStatusView(record), info: request.verbose ? verboseContainer(record) : {} };
+      return { status: containerStatusView(record), info: request.verbose ? verboseContainer(record, containers.stateDir) : {} };
     }),
     UpdateContainerResources: unary(validate.updateContainerResources, async (op, request) => {
       await updateContainerResources(containers, op, request.containerId, request.linux);
       return {};
     }),
-    ReopenContainerLog: unary(validate.reopenContainerLog, async (op, request) => {
+    ReopenContainerLog: unary(validate.containerId<ReopenContainerLogRequest__Output>, async (op, request) => {
       await reopenContainerLog(containers, op, request.containerId);
       return {};
     }),
@@ -107,27 +126,21 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
       return { stdout, stderr, exitCode };
     }),
 
-    ContainerStats: unary(validate.containerStats, async (_op, request) => ({
+    ContainerStats: unary(validate.containerId<ContainerStatsRequest__Output>, async (_op, request) => ({
       stats: await containerStatsView(stats, findContainer(containers, request.containerId)),
     })),
-    ListContainerStats: unary(validate.listContainerStats, async (_op, { filter }) => ({
-      stats: await Promise.all(
-        running(listContainers(containers, containerFilter(filter))).map((record) => containerStatsView(stats, record)),
-      ),
-    })),
-    PodSandboxStats: unary(validate.podSandboxStats, async (_op, request) => {
+    ListContainerStats: unary(validate.listContainerStats, async (_op, { filter }) => ({ stats: await Promise.all(statsOf(filter)) })),
+    StreamContainerStats: serverStream(validate.streamContainerStats, async function* (_op, { filter }) {
+      yield* inChunks(await Promise.all(statsOf(filter)), (part) => ({ containerStats: [...part] }));
+    }),
+    PodSandboxStats: unary(validate.podSandboxId<PodSandboxStatsRequest__Output>, async (_op, request) => {
       const record = findPodSandbox(sandboxes, request.podSandboxId);
       return { stats: await podSandboxStatsView(stats, record, running(containersOf(record.id))) };
     }),
-    ListPodSandboxStats: unary(validate.listPodSandboxStats, async (_op, { filter }) => ({
-      stats: await Promise.all(
-        listPodSandboxes(sandboxes, {
-          id: filter?.id ?? '',
-          state: { state: 'SANDBOX_READY' },
-          labelSelector: filter?.labelSelector ?? {},
-        }).map((record) => podSandboxStatsView(stats, record, running(containersOf(record.id)))),
-      ),
-    })),
+    ListPodSandboxStats: unary(validate.listPodSandboxStats, async (_op, { filter }) => ({ stats: await Promise.all(podStatsOf(filter)) })),
+    StreamPodSandboxStats: serverStream(validate.streamPodSandboxStats, async function* (_op, { filter }) {
+      yield* inChunks(await Promise.all(podStatsOf(filter)), (part) => ({ podSandboxStats: [...part] }));
+    }),
     GetContainerEvents: serverStream(validate.getContainerEvents, async function* (op) {
       using subscription = events.subscribe(op.signal);
       yield* subscription;
@@ -135,4 +148,19 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
         throw new ClassifiedError('resourceExhausted', 'get container events: the client fell behind; list again');
     }),
   };
+}
+
+const running = (records: readonly ContainerRecord[]): ContainerRecord[] => records.filter(({ state }) => state === 'running');
+
+const readyOnes = (sandboxes: ServiceDeps['sandboxes'], filter: PodSandboxStatsFilter__Output | null): PodSandboxRecord[] =>
+  listPodSandboxes(sandboxes, { id: filter?.id ?? '', state: { state: 'SANDBOX_READY' }, labelSelector: filter?.labelSelector ?? {} });
+
+/** Stopping and removing what is not there is fine (CRI), so a shortened id that matches nothing is passed on as it is. */
+function fullId(find: () => { id: string }, id: string): string {
+  try {
+    return find().id;
+  } catch (error) {
+    if (error instanceof ClassifiedError && error.kind === 'notFound') return id;
+    throw error;
+  }
 }

@@ -1,0 +1,96 @@
+import { join } from 'node:path';
+import { SingleFlight } from '../base/single-flight.ts';
+import type { Digest } from '../base/digest.ts';
+import { notFound } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Op } from '../base/op.ts';
+import { detached, newOp, orOver } from '../base/op.ts';
+import { TaskSet } from '../base/task-set.ts';
+import type { Config } from '../config/config.ts';
+import type { ContentStore } from '../content/content.ts';
+import type { Credentials } from '../registry/auth.ts';
+import type { Snapshotter } from '../snapshot/snapshotter.ts';
+import { collectGarbage } from './gc.ts';
+import type { AuthConfig, Images } from './image.ts';
+import { MAX_DOCUMENT_BYTES } from './manifest.ts';
+import { pullImage } from './pull.ts';
+import { parseReference } from './reference.ts';
+import { ImageGate } from './gate.ts';
+import { Slots } from './slots.ts';
+import { ImageStore } from './store.ts';
+
+const PULL_TIMEOUT_MS = 3_600_000;
+const GC_TIMEOUT_MS = 600_000;
+
+/** The image room, put together: store, pulls, garbage collection. */
+export async function createImages(options: { config: Config; content: ContentStore; snapshotter: Snapshotter; log: Logger }): Promise<Images & { close(): Promise<void> }> {
+  const { config, content, snapshotter, log } = options;
+  const store = new ImageStore(join(config.root, 'images'), config.image.pinned);
+  await store.load(log);
+  const gate = new ImageGate();
+  const tasks = new TaskSet(log);
+  const pulls = new SingleFlight<Digest>();
+  const deps = { config, content, snapshotter, store, fetches: new SingleFlight<void>(), slots: new Slots(config.image.maxConcurrentDownloads) };
+
+  const collect = (): void =>
+    tasks.start('collect images', async () => {
+      using _ = await gate.exclusive();
+      await collectGarbage(newOp('collect images', { log, timeoutMs: GC_TIMEOUT_MS }), deps);
+    });
+  collect();
+
+  return {
+    find: (ref) => store.find(ref),
+    list: () => store.list(),
+    async pull(op, ref, auth) {
+      const reference = parseReference(ref);
+      const credentials = credentialsOf(auth, reference.host);
+      // Callers with the same credentials share a pull; it goes on when one of them goes away.
+      const key = JSON.stringify([reference, credentials]);
+      const pulled = pulls.run(key, async () => {
+        using _ = await gate.shared();
+        return pullImage(deps, detached(op, PULL_TIMEOUT_MS), reference, credentials);
+      });
+      return orOver(op, pulled);
+    },
+    async remove(_op: Op, ref) {
+      const image = store.find(ref);
+      if (image === undefined) return;
+      await store.delete(image.id);
+      collect();
+    },
+    async fsUsage() {
+      let [usedBytes, inodesUsed] = [0, 0];
+      for await (const { sizeBytes } of content.list()) {
+        usedBytes += sizeBytes;
+        inodesUsed++;
+      }
+      for (const chainId of await snapshotter.layers()) {
+        const usage = await snapshotter.layerUsage(chainId);
+        usedBytes += usage.sizeBytes;
+        inodesUsed += usage.inodes;
+      }
+      return { mountpoint: snapshotter.root(), usedBytes, inodesUsed };
+    },
+    async rawConfig(id) {
+      if (store.find(id) === undefined) throw notFound('image', id);
+      return (await content.read(id, MAX_DOCUMENT_BYTES)).toString('utf8');
+    },
+    close: () => tasks.drain(),
+  };
+}
+
+/** CRI AuthConfig; for another registry than the one it names it is none at all (S13). */
+function credentialsOf(auth: AuthConfig | undefined, host: string): Credentials | undefined {
+  if (auth === undefined) return undefined;
+  const named = auth.serverAddress.replace(/^https?:\/\//, '').split('/')[0] ?? '';
+  const dockerHub = new Set(['docker.io', 'index.docker.io', 'registry-1.docker.io']);
+  if (named !== '' && named !== host && !(dockerHub.has(named) && dockerHub.has(host))) return undefined;
+  const [user = '', ...password] = auth.auth === '' ? [] : Buffer.from(auth.auth, 'base64').toString('utf8').replace(/\0+$/, '').split(':');
+  return {
+    username: auth.username || user,
+    password: auth.password || password.join(':'),
+    identityToken: auth.identityToken,
+    registryToken: auth.registryToken,
+  };
+}

@@ -1,0 +1,108 @@
+import type { Digest } from '../base/digest.ts';
+import { chainIdOf } from '../base/digest.ts';
+import { ClassifiedError } from '../base/errors.ts';
+import type { Op } from '../base/op.ts';
+import type { SingleFlight } from '../base/single-flight.ts';
+import type { Config } from '../config/config.ts';
+import type { ContentStore } from '../content/content.ts';
+import type { Credentials } from '../registry/auth.ts';
+import { RepositoryClient } from '../registry/client.ts';
+import type { Document } from '../registry/client.ts';
+import type { Snapshotter } from '../snapshot/snapshotter.ts';
+import type { Slots } from './slots.ts';
+import type { Descriptor, Index, Manifest } from './manifest.ts';
+import { choosePlatform, hostPlatform, MANIFEST_TYPES, MAX_DOCUMENT_BYTES, parseConfig, parseJson, parseManifest } from './manifest.ts';
+import type { Reference } from './reference.ts';
+import { digestName, tagName } from './reference.ts';
+import type { ImageStore } from './store.ts';
+
+export interface PullDeps {
+  readonly config: Pick<Config, 'registry'>;
+  readonly content: ContentStore;
+  readonly snapshotter: Snapshotter;
+  readonly store: ImageStore;
+  /** One fetch per digest on the node (P5). */
+  readonly fetches: SingleFlight<void>;
+  /** Downloads at the same time, of all pulls together. */
+  readonly slots: Slots;
+}
+
+/**
+ * Fetches an image and unpacks it: layers come in parallel, each is unpacked as soon as it and those below it are there. The record is written last, so an
+ * interrupted pull leaves no image (R9). Returns the image's id.
+ */
+export async function pullImage(deps: PullDeps, op: Op, reference: Reference, credentials: Credentials | undefined): Promise<Digest> {
+  const client = new RepositoryClient({ hostsDir: deps.config.registry.hostsDir, registry: reference.host, repository: reference.repository, credentials });
+
+  op.span.stage('resolve');
+  const { top, document, manifest } = await resolve(op, client, reference);
+
+  op.span.stage('config');
+  await fetchBlob(deps, op, client, manifest.config);
+  const { config, diffIds } = parseConfig(parseJson(await deps.content.read(manifest.config.digest, MAX_DOCUMENT_BYTES), 'the config'));
+  if (diffIds.length !== manifest.layers.length) throw new ClassifiedError('dataLoss', `image ${reference.repository}: ${manifest.layers.length} layers, ${diffIds.length} diff_ids`);
+
+  op.span.stage('layers');
+  const chainIds = diffIds.reduce<Digest[]>((chain, diffId) => [...chain, chainIdOf(chain.at(-1), diffId)], []);
+  const downloads = manifest.layers.map((layer) => fetchBlob(deps, op, client, layer));
+  for (const download of downloads) download.catch(() => undefined);
+  for (const [i, layer] of manifest.layers.entries()) {
+    await downloads[i];
+    const [diffId, chainId] = [diffIds[i], chainIds[i]];
+    if (diffId === undefined || chainId === undefined) throw new ClassifiedError('internal', 'a layer has no chain id');
+    const source = { diffId, blobPath: deps.content.path(layer.digest), mediaType: layer.mediaType };
+    await deps.snapshotter.commitLayer(op, source, { parent: chainIds[i - 1], chainId });
+  }
+
+  op.span.stage('record');
+  for (const each of new Set([top, document])) await storeDocument(deps, op, each);
+  const tag = reference.digest === undefined ? tagName(reference) : undefined;
+  await deps.store.put({
+    version: 1,
+    id: manifest.config.digest,
+    repoTags: tag === undefined ? [] : [tag],
+    repoDigests: [digestName(reference, top.digest)],
+    sizeBytes: [manifest.config, ...manifest.layers].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    topLayer: chainIds.at(-1) ?? null,
+    chainIds,
+    blobs: [...new Set([top.digest, document.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)])],
+    config,
+  });
+  return manifest.config.digest;
+}
+
+/** The document that the reference names, and the manifest for this machine, which it is or points to. */
+async function resolve(op: Op, client: RepositoryClient, reference: Reference): Promise<{ top: Document; document: Document; manifest: Manifest }> {
+  const accept = Object.values(MANIFEST_TYPES);
+  const get = (name: string): Promise<Document> => client.manifest(op, name, { accept, maxBytes: MAX_DOCUMENT_BYTES });
+  const parse = ({ bytes, mediaType }: Document): Manifest | Index => parseManifest(parseJson(bytes, 'the document'), mediaType);
+  const top = await get(reference.digest ?? reference.tag ?? 'latest');
+  const parsed = parse(top);
+  if (parsed.kind === 'manifest') return { top, document: top, manifest: parsed };
+  const document = await get(choosePlatform(parsed, hostPlatform()).digest);
+  const manifest = parse(document);
+  if (manifest.kind !== 'manifest') throw new ClassifiedError('dataLoss', `image ${reference.repository}: an index points to another index`);
+  return { top, document, manifest };
+}
+
+function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, blob: Descriptor): Promise<void> {
+  return deps.fetches.run(blob.digest, async () => {
+    if (await deps.content.has(blob.digest)) return;
+    using _ = await deps.slots.take();
+    await using held = new AsyncDisposableStack();
+    let ingest: Awaited<ReturnType<ContentStore['ingest']>> | undefined;
+    await client.blob(op, blob, async () => {
+      await ingest?.[Symbol.asyncDispose]();
+      ingest = held.use(await deps.content.ingest(blob));
+      return ingest;
+    });
+    await ingest?.commit(op);
+  });
+}
+
+async function storeDocument(deps: PullDeps, op: Op, { digest, bytes }: Document): Promise<void> {
+  if (await deps.content.has(digest)) return;
+  await using ingest = await deps.content.ingest({ digest, sizeBytes: bytes.length });
+  await ingest.write(bytes);
+  await ingest.commit(op);
+}

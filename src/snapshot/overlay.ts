@@ -1,213 +1,273 @@
 import { randomBytes } from 'node:crypto';
-import { openSync, closeSync } from 'node:fs';
-import { chmod, chown, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { chmod, chown, mkdir, rename, rm, stat } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { assert } from '../base/assert.ts';
 import type { Digest } from '../base/digest.ts';
-import { ClassifiedError, errnoOf, messageOf, notFound } from '../base/errors.ts';
+import { chainIdOf } from '../base/digest.ts';
+import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
-import { newOp } from '../base/op.ts';
-import { readJson, syncDir, writeJson } from '../os/atomic-file.ts';
-import { mount, umount } from '../os/mount.ts';
-import { run } from '../os/spawn.ts';
-import { syncfs } from '../os/syscalls.ts';
+import { syncDir, writeJson } from '../os/atomic-file.ts';
+import { FilesystemSync, measureTree, UsageCache } from './disk.ts';
+import { Gate } from './gate.ts';
+import type { OverlayOptions } from './overlay-mounts.ts';
+import { bindMounts, overlayMount, probeOverlay, ShortDir } from './overlay-mounts.ts';
+import type { Active, Layer } from './overlay-records.ts';
+import { ACTIVE_RECORD, LAYER_RECORD, loadActives, loadLayers } from './overlay-records.ts';
 import type { LayerSource, MountSpec, Snapshotter, Usage } from './snapshotter.ts';
+import { Trash } from './trash.ts';
 import { unpackLayer } from './unpack.ts';
+import { adoptImpliedDirs } from './whiteouts.ts';
 
-interface Layer {
-  readonly version: 1;
-  readonly chainId: Digest;
-  readonly parent: Digest | null;
-  readonly usage: Usage;
-  /** Directory name below layers/: short, because mount(2) takes one page of options. */
-  readonly name: string;
-}
-
-interface Active {
-  readonly version: 1;
-  readonly key: string;
-  readonly parent: Digest | null;
-  readonly readOnly: boolean;
-}
-
-/** mount(2) copies one page. */
-const MAX_MOUNT_DATA_BYTES = 4095;
-const USAGE_CACHE_MS = 10_000;
+const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+const NOTHING: Usage = { sizeBytes: 0, inodes: 0 };
 
 /**
- * Layers as directories, unpacked once, a container's rootfs an overlay over them. `<root>/layers/<n>/{fs,layer.json}`, `<root>/active/<key>/{upper,work,snapshot.json}`;
- * what is unfinished lies in tmp/, what is being deleted in trash/, and both are emptied at the start.
+ * Layers as directories, unpacked once, a container's rootfs an overlay over them. `<root>/layers/<n>/{fs,layer.json}`,
+ * `<root>/active/<key>/{upper,work,snapshot.json}`; what is unfinished lies in tmp/, what is being deleted in trash/, and both are emptied at the start.
+ * `root` belongs to one process at a time. invalidArgument: its path can't stand in mount options.
  */
 export async function createOverlaySnapshotter(options: { root: string; log: Logger }): Promise<Snapshotter> {
   const { root, log } = options;
+  if (/[,:\\\s]/.test(root)) throw invalidArgument('root', `${JSON.stringify(root)} has a character that mount options can't hold`);
   for (const dir of ['layers', 'active', 'tmp', 'trash']) await mkdir(join(root, dir), { recursive: true, mode: 0o700 });
-  const snapshotter = new OverlaySnapshotter(root, log, await isVolatileKnown(root));
+  const trash = new Trash(join(root, 'trash'), log);
+  // What was unfinished goes the way of what is deleted, and the start waits for neither.
+  await trash.discard(join(root, 'tmp'));
+  await mkdir(join(root, 'tmp'), { recursive: true, mode: 0o700 });
+  await trash.empty();
+  const snapshotter = new OverlaySnapshotter({ root, log, trash, options: await probeOverlay(join(root, 'tmp')) });
   await snapshotter.load();
   return snapshotter;
 }
 
+interface Parts {
+  readonly root: string;
+  readonly log: Logger;
+  readonly trash: Trash;
+  readonly options: OverlayOptions;
+}
+
 class OverlaySnapshotter implements Snapshotter {
   readonly name = 'overlay';
-  readonly #root: string;
-  readonly #log: Logger;
-  readonly #volatile: boolean;
+  readonly #parts: Parts;
+  readonly #layersDir: string;
+  readonly #shortDir: ShortDir;
+  readonly #filesystem: FilesystemSync;
+  readonly #unpacking = new Gate(availableParallelism());
   readonly #layers = new Map<Digest, Layer>();
-  readonly #active = new Map<string, Active>();
+  /** Commits under way or waiting, by chainId. */
+  readonly #committing = new Map<Digest, number>();
+  /** undefined: its record can't be read; it may only be removed. */
+  readonly #active = new Map<string, Active | undefined>();
+  /** By chainId, or `active <key>`. */
   readonly #locks = new KeyedLock();
-  readonly #usages = new Map<string, { atMs: number; usage: Promise<Usage> }>();
+  readonly #usages = new UsageCache();
   #nextLayer = 1;
 
-  constructor(root: string, log: Logger, volatile: boolean) {
-    this.#root = root;
-    this.#log = log;
-    this.#volatile = volatile;
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.#layersDir = join(parts.root, 'layers');
+    this.#shortDir = new ShortDir(this.#layersDir);
+    this.#filesystem = new FilesystemSync(parts.root);
   }
 
   async load(): Promise<void> {
-    for (const dir of ['tmp', 'trash']) for (const name of await readdir(join(this.#root, dir))) await removeTree(join(this.#root, dir, name));
-    for (const name of await readdir(join(this.#root, 'layers'))) {
-      const layer = await this.#readOr<Layer>(join(this.#root, 'layers', name, 'layer.json'));
-      this.#nextLayer = Math.max(this.#nextLayer, Number(name) + 1);
-      if (layer?.version === 1) this.#layers.set(layer.chainId, { ...layer, name });
-    }
-    for (const name of await readdir(join(this.#root, 'active'))) {
-      const active = await this.#readOr<Active>(join(this.#root, 'active', name, 'snapshot.json'));
-      this.#active.set(name, active ?? { version: 1, key: name, parent: null, readOnly: false });
-    }
-  }
-
-  async #readOr<T>(path: string): Promise<T | undefined> {
-    try {
-      return (await readJson(path)) as T;
-    } catch (error) {
-      this.#log.warn({ path, err: messageOf(error) }, 'a snapshot record can not be read');
-      return undefined;
-    }
+    const layers = await loadLayers(this.#layersDir, this.#parts.log);
+    const actives = await loadActives(join(this.#parts.root, 'active'), this.#parts.log);
+    for (const layer of layers.records) this.#layers.set(layer.chainId, layer);
+    for (const active of actives.records) this.#active.set(active.key, active);
+    for (const key of actives.broken) this.#active.set(key, undefined);
+    const numbers = [...layers.records.map(({ name }) => name), ...layers.broken].map(Number).filter(Number.isSafeInteger);
+    this.#nextLayer = 1 + Math.max(0, ...numbers);
+    // A pull brings such a layer back under another number; a container that still stands on it keeps its files.
+    for (const name of layers.broken)
+      if (!this.#isMounted(name)) await this.#parts.trash.discard(join(this.#layersDir, name), LAYER_RECORD);
   }
 
   async commitLayer(op: Op, source: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void> {
-    using _ = await this.#locks.lock(chain.chainId);
-    if (this.#layers.has(chain.chainId)) return;
-    if (chain.parent !== undefined && !this.#layers.has(chain.parent)) throw notFound('layer', chain.parent);
-    const temporary = join(this.#root, 'tmp', randomBytes(8).toString('hex'));
+    const { parent, chainId } = chain;
+    assert(chainIdOf(parent, source.diffId) === chainId, `${chainId} is the chainId of ${source.diffId} on ${parent ?? 'nothing'}`);
+    this.#committing.set(chainId, (this.#committing.get(chainId) ?? 0) + 1);
     try {
-      const fs = join(temporary, 'fs');
+      using _ = await this.#locks.lock(chainId);
+      if (!this.#layers.has(chainId)) await this.#unpackAndCommit(op, source, chain);
+    } finally {
+      const left = (this.#committing.get(chainId) ?? 1) - 1;
+      if (left > 0) this.#committing.set(chainId, left);
+      else this.#committing.delete(chainId);
+    }
+  }
+
+  /** Layers of one image may be unpacked side by side; each is committed after its parent. */
+  async #unpackAndCommit(op: Op, source: LayerSource, { parent, chainId }: { parent: Digest | undefined; chainId: Digest }): Promise<void> {
+    const { root, trash } = this.#parts;
+    if (parent !== undefined && !this.#layers.has(parent) && !this.#committing.has(parent)) throw noParent(chainId, parent);
+    const temporary = join(root, 'tmp', randomBytes(8).toString('hex'));
+    const fs = join(temporary, 'fs');
+    try {
       await mkdir(fs, { recursive: true, mode: 0o700 });
-      await chmod(fs, 0o755);
-      await unpackLayer(op, source, fs);
+      const changes = await this.#unpack(op, source, { fs, isBottom: parent === undefined });
+      op.span.stage('commit layer');
+      using _ = parent === undefined ? undefined : await this.#locks.lock(parent);
+      if (parent !== undefined && !this.#layers.has(parent)) throw noParent(chainId, parent);
+      await adoptImpliedDirs(op, { fsDir: fs, paths: changes.impliedDirs, lowerDirs: this.#dirsOf(parent) });
       const layer: Layer = {
         version: 1,
-        chainId: chain.chainId,
-        parent: chain.parent ?? null,
-        usage: await measure(op, fs),
+        chainId,
+        parent: parent ?? null,
+        usage: await measureTree(fs),
         name: String(this.#nextLayer++),
+        opaqueRoot: changes.opaques.includes(''),
       };
-      await writeJson(join(temporary, 'layer.json'), layer);
+      await writeJson(join(temporary, LAYER_RECORD), layer);
       // The data of every file is on disk before the name that says so (R8).
-      syncFilesystem(temporary);
-      await rename(temporary, join(this.#root, 'layers', layer.name));
-      await syncDir(join(this.#root, 'layers'));
-      this.#layers.set(chain.chainId, layer);
-    } finally {
-      await removeTree(temporary);
+      await this.#filesystem.sync(op);
+      await rename(temporary, join(this.#layersDir, layer.name));
+      await syncDir(this.#layersDir);
+      this.#layers.set(chainId, layer);
+    } catch (error) {
+      await trash.discard(temporary, LAYER_RECORD);
+      throw error;
     }
+  }
+
+  async #unpack(op: Op, source: LayerSource, into: { fs: string; isBottom: boolean }): ReturnType<typeof unpackLayer> {
+    using _ = await this.#unpacking.enter();
+    op.span.stage('unpack layer');
+    return unpackLayer(op, source, into.fs, { isBottom: into.isBottom });
   }
 
   async hasLayer(chainId: Digest): Promise<boolean> {
-    return this.#layers.has(chainId);
+    return this.#chainOf(chainId) !== undefined;
   }
 
   async prepare(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]> {
-    return this.#open(op, key, { parent, readOnly: false });
+    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: false });
   }
 
   async view(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]> {
-    return this.#open(op, key, { parent, readOnly: true });
+    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: true });
   }
 
-  async #open(_op: Op, key: string, wanted: { parent: Digest | undefined; readOnly: boolean }): Promise<readonly MountSpec[]> {
-    if (!/^[A-Za-z0-9._-]+$/.test(key)) throw new ClassifiedError('invalidArgument', `snapshot key ${JSON.stringify(key)}`);
-    using _ = await this.#locks.lock(key);
-    const dir = join(this.#root, 'active', key);
-    const lowers = this.#lowers(wanted.parent);
-    if (!this.#active.has(key)) {
-      const active: Active = { version: 1, key, parent: wanted.parent ?? null, readOnly: wanted.readOnly };
-      await mkdir(join(dir, 'work'), { recursive: true, mode: 0o700 });
-      await mkdir(join(dir, 'upper'), { recursive: true, mode: 0o755 });
-      const top = lowers[0];
-      if (top !== undefined) {
-        // The merged root looks like the topmost directory, which is ours.
-        const { mode, uid, gid } = await stat(top);
-        await chown(join(dir, 'upper'), uid, gid);
-        await chmod(join(dir, 'upper'), mode & 0o7777);
-      }
-      await writeJson(join(dir, 'snapshot.json'), active);
-      this.#active.set(key, active);
+  async #open(_op: Op, wanted: Active): Promise<readonly MountSpec[]> {
+    const { key } = wanted;
+    if (!KEY.test(key)) throw invalidArgument('snapshot key', JSON.stringify(key.slice(0, 200)));
+    using _ = await this.#locks.lock(`active ${key}`);
+    const existing = this.#active.get(key);
+    if (this.#active.has(key)) {
+      if (existing?.parent !== wanted.parent || existing.readOnly !== wanted.readOnly)
+        throw new ClassifiedError('failedPrecondition', `prepare snapshot ${key}: it exists and is another`);
+    } else await this.#create(wanted);
+    return this.#mountsOf(wanted);
+  }
+
+  async #create(active: Active): Promise<void> {
+    const { root } = this.#parts;
+    const layers = this.#layersOf(active.parent ?? undefined);
+    // From here on nobody can remove the layer.
+    this.#active.set(active.key, active);
+    const temporary = join(root, 'tmp', randomBytes(8).toString('hex'));
+    try {
+      const upper = join(temporary, 'upper');
+      await mkdir(upper, { recursive: true, mode: 0o700 });
+      if (!active.readOnly) await mkdir(join(temporary, 'work'), { mode: 0o700 });
+      // The merged root looks like the topmost directory, which is ours.
+      const top = layers[0] && (await stat(join(this.#layersDir, layers[0].name, 'fs')));
+      await chown(upper, top?.uid ?? 0, top?.gid ?? 0);
+      await chmod(upper, (top?.mode ?? 0o755) & 0o7777);
+      await writeJson(join(temporary, ACTIVE_RECORD), active);
+      await rename(temporary, join(root, 'active', active.key));
+    } catch (error) {
+      this.#active.delete(active.key);
+      await this.#parts.trash.discard(temporary, ACTIVE_RECORD);
+      throw error;
     }
-    // A volatile overlay that was not unmounted (a power cut) leaves this mark, and refuses to be mounted again.
+  }
+
+  async #mountsOf({ key, parent, readOnly }: Active): Promise<readonly MountSpec[]> {
+    const layers = this.#layersOf(parent ?? undefined).map(({ name }) => name);
+    const dir = join(this.#parts.root, 'active', key);
+    const [top] = layers;
+    if (top === undefined) return bindMounts(join(dir, 'upper'), readOnly);
+    if (readOnly && layers.length === 1) return bindMounts(join(this.#layersDir, top, 'fs'), true);
+    const shared = { layers, layersDir: this.#layersDir, shortDir: this.#shortDir };
+    if (readOnly) return [overlayMount(shared)];
+    // A volatile overlay leaves this mark behind, and refuses to be mounted again.
     await rm(join(dir, 'work', 'work', 'incompat'), { recursive: true, force: true });
-    return [this.#mountOf(dir, lowers, wanted.readOnly)];
+    const upper = { upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), options: this.#parts.options };
+    return [overlayMount({ ...shared, upper })];
   }
 
-  #mountOf(dir: string, lowers: readonly string[], readOnly: boolean): MountSpec {
-    const upper = join(dir, 'upper');
-    const [only] = lowers;
-    if (only === undefined) return { type: '', source: upper, flags: ['bind'], data: '' };
-    if (readOnly && lowers.length === 1) return { type: '', source: only, flags: ['bind', 'ro'], data: '' };
-    const writable = readOnly ? [] : [`upperdir=${upper}`, `workdir=${join(dir, 'work')}`, ...(this.#volatile ? ['volatile'] : [])];
-    const data = [`lowerdir=${lowers.join(':')}`, ...writable].join(',');
-    if (Buffer.byteLength(data) > MAX_MOUNT_DATA_BYTES) {
-      throw new ClassifiedError('resourceExhausted', `mount ${lowers.length} layers: their paths need ${Buffer.byteLength(data)} bytes, the kernel takes ${MAX_MOUNT_DATA_BYTES}`);
+  /** Topmost first, as overlayfs wants them; undefined when one is missing. */
+  #chainOf(top: Digest | undefined): Layer[] | undefined {
+    const chain: Layer[] = [];
+    let seen: Layer | undefined;
+    for (let chainId = top ?? null; chainId !== null; chainId = seen.parent) {
+      seen = this.#layers.get(chainId);
+      if (seen === undefined) return undefined;
+      chain.push(seen);
     }
-    return { type: 'overlay', source: 'overlay', flags: readOnly ? ['ro'] : [], data };
+    return chain;
   }
 
-  /** Topmost first, as overlayfs wants them. */
-  #lowers(top: Digest | undefined): string[] {
-    const dirs: string[] = [];
-    for (let chainId = top ?? null; chainId !== null; ) {
-      const layer: Layer | undefined = this.#layers.get(chainId);
-      if (layer === undefined) throw notFound('layer', chainId);
-      dirs.push(join(this.#root, 'layers', layer.name, 'fs'));
-      chainId = layer.parent;
-    }
-    return dirs;
+  /** Those that can be seen: what is below an opaque root can't. */
+  #layersOf(top: Digest | undefined): Layer[] {
+    const chain = this.#chainOf(top);
+    if (chain === undefined) throw notFound('layer', top ?? '');
+    const end = chain.findIndex(({ opaqueRoot }) => opaqueRoot);
+    return end < 0 ? chain : chain.slice(0, end + 1);
+  }
+
+  #dirsOf(top: Digest | undefined): string[] {
+    return this.#layersOf(top).map(({ name }) => join(this.#layersDir, name, 'fs'));
   }
 
   upperDir(key: string): string | undefined {
-    return this.#active.get(key)?.readOnly === false ? join(this.#root, 'active', key, 'upper') : undefined;
+    return this.#active.get(key)?.readOnly === false ? join(this.#parts.root, 'active', key, 'upper') : undefined;
   }
 
-  async remove(op: Op, key: string): Promise<void> {
-    using _ = await this.#locks.lock(key);
+  async remove(_op: Op, key: string): Promise<void> {
+    if (!KEY.test(key)) return;
+    using _ = await this.#locks.lock(`active ${key}`);
+    // Not waited for: a container's files may be many.
+    void (await this.#parts.trash.discard(join(this.#parts.root, 'active', key), ACTIVE_RECORD)).deleted;
     this.#active.delete(key);
-    this.#usages.delete(key);
-    await this.#discard(op, join(this.#root, 'active', key));
+    this.#usages.forget(key);
   }
 
-  async removeLayer(op: Op, chainId: Digest): Promise<void> {
+  /** The space is free when it resolves: what asked for it measures that next. */
+  async removeLayer(_op: Op, chainId: Digest): Promise<void> {
     using _ = await this.#locks.lock(chainId);
     const layer = this.#layers.get(chainId);
     if (layer === undefined) return;
-    const child = [...this.#layers.values()].find(({ parent }) => parent === chainId);
-    const active = [...this.#active.values()].find(({ parent }) => parent === chainId);
-    const user = child?.chainId ?? active?.key;
+    const user = this.#userOf(layer);
     if (user !== undefined) throw new ClassifiedError('failedPrecondition', `remove layer ${chainId}: ${user} stands on it`);
     this.#layers.delete(chainId);
-    await this.#discard(op, join(this.#root, 'layers', layer.name));
-  }
-
-  /** Gone under its name at once; the files go in a process that manages any depth (R37). */
-  async #discard(op: Op, dir: string): Promise<void> {
-    const trash = join(this.#root, 'trash', randomBytes(8).toString('hex'));
     try {
-      await rename(dir, trash);
+      const { deleted } = await this.#parts.trash.discard(join(this.#layersDir, layer.name), LAYER_RECORD);
+      await deleted;
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return;
+      this.#layers.set(chainId, layer);
       throw error;
     }
-    await removeTree(trash, op);
+  }
+
+  #userOf({ chainId, name }: Layer): string | undefined {
+    for (const layer of this.#layers.values()) if (layer.parent === chainId) return `layer ${layer.chainId}`;
+    for (const [key, active] of this.#active) {
+      if (active?.parent === chainId) return `snapshot ${key}`;
+      // Nobody knows what it stands on: then the kernel is asked.
+      if (active === undefined && this.#isMounted(name)) return 'a mount';
+    }
+    return undefined;
+  }
+
+  #isMounted(name: string): boolean {
+    return readFileSync('/proc/self/mountinfo', 'utf8').includes(`${join(this.#layersDir, name)}/`);
   }
 
   async keys(): Promise<string[]> {
@@ -218,15 +278,11 @@ class OverlaySnapshotter implements Snapshotter {
     return [...this.#layers.keys()];
   }
 
+  /** Of the writable layer; measured at most every ten seconds. notFound. */
   async usage(key: string): Promise<Usage> {
+    if (!this.#active.has(key)) throw notFound('snapshot', key);
     const upper = this.upperDir(key);
-    if (upper === undefined) throw notFound('snapshot', key);
-    const cached = this.#usages.get(key);
-    if (cached && Date.now() - cached.atMs < USAGE_CACHE_MS) return cached.usage;
-    const usage = measure(newOp('usage', { timeoutMs: 60_000 }), upper);
-    this.#usages.set(key, { atMs: Date.now(), usage });
-    usage.catch(() => this.#usages.delete(key));
-    return usage;
+    return upper === undefined ? NOTHING : this.#usages.of(key, upper);
   }
 
   async layerUsage(chainId: Digest): Promise<Usage> {
@@ -236,46 +292,9 @@ class OverlaySnapshotter implements Snapshotter {
   }
 
   root(): string {
-    return this.#root;
+    return this.#parts.root;
   }
 }
 
-async function measure(op: Op, dir: string): Promise<Usage> {
-  const [size, inodes] = await Promise.all([
-    run(op, { argv: ['du', '-s', '-x', '-B1', '--', dir] }),
-    run(op, { argv: ['du', '-s', '-x', '--inodes', '--', dir] }),
-  ]);
-  // A file that vanishes under du is no failure of the measurement: its sum stands.
-  const number = (text: Buffer): number => Number(/^\d+/.exec(text.toString('utf8'))?.[0] ?? 0);
-  return { sizeBytes: number(size.stdout), inodes: number(inodes.stdout) };
-}
-
-async function removeTree(path: string, op: Op = newOp('remove tree', { timeoutMs: 600_000 })): Promise<void> {
-  const { exitCode, stderr } = await run(op, { argv: ['rm', '-rf', '--one-file-system', '--', path] });
-  if (exitCode !== 0) throw new ClassifiedError('internal', `remove ${path}: ${stderr.toString('utf8').trim()}`);
-}
-
-function syncFilesystem(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    syncfs(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** `volatile` (Linux 5.10): an unmount does not write the whole filesystem back; a container's files need not survive a power cut. */
-async function isVolatileKnown(root: string): Promise<boolean> {
-  const probe = join(root, 'tmp', `probe-${randomBytes(4).toString('hex')}`);
-  for (const dir of ['lower', 'upper', 'work', 'merged']) await mkdir(join(probe, dir), { recursive: true });
-  try {
-    const data = `lowerdir=${probe}/lower,upperdir=${probe}/upper,workdir=${probe}/work,volatile`;
-    mount({ type: 'overlay', source: 'overlay', target: join(probe, 'merged'), data });
-    return true;
-  } catch {
-    return false;
-  } finally {
-    await umount(join(probe, 'merged'));
-    await removeTree(probe);
-  }
-}
+const noParent = (chainId: Digest, parent: Digest): ClassifiedError =>
+  new ClassifiedError('failedPrecondition', `commit layer ${chainId}: its parent ${parent} is not committed`);

@@ -47,10 +47,10 @@ export async function unpackLayer(
   op: Op,
   layer: LayerSource,
   fsDir: string,
-  options: { tools?: Tools } = {},
+  options: { tools?: Tools; isBottom: boolean },
 ): Promise<LayerChanges> {
   const changes = await extract(op, layer, fsDir, options.tools ?? findTools());
-  await applyWhiteouts(op, fsDir, changes);
+  await applyWhiteouts(op, fsDir, { ...changes, isBottom: options.isBottom });
   return changes;
 }
 

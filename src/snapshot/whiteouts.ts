@@ -60,15 +60,15 @@ function keepingTimes(dir: Dir, work: () => void): void {
 
 /**
  * Turns the whiteouts of an extracted layer (OCI image-spec, "Whiteouts") into overlayfs's own: 0/0 character devices and the attribute
- * trusted.overlay.opaque. A whiteout hides what is below and never what came with it in the same layer.
+ * trusted.overlay.opaque. A whiteout hides what is below and never what came with it in the same layer; nothing is below the bottom layer.
  */
-export async function applyWhiteouts(op: Op, fsDir: string, changes: LayerChanges): Promise<void> {
+export async function applyWhiteouts(op: Op, fsDir: string, changes: LayerChanges & { isBottom: boolean }): Promise<void> {
   using root = openRoot(fsDir);
-  const steps: Array<() => void | Promise<void>> = [
-    ...changes.markers.map((path) => () => removeMarker(root, asText(path))),
-    ...changes.whiteouts.map((path) => () => hide(root, asText(path))),
-    ...changes.opaques.map((path) => () => makeOpaque(root, asText(path))),
-  ];
+  const steps: Array<() => void | Promise<void>> = changes.markers.map((path) => () => removeMarker(root, asText(path)));
+  if (!changes.isBottom) {
+    steps.push(...changes.whiteouts.map((path) => () => hide(root, asText(path))));
+    steps.push(...changes.opaques.map((path) => () => makeOpaque(root, asText(path))));
+  }
   await inTurns(op, steps);
 }
 
@@ -114,7 +114,10 @@ function makeOpaque(root: Dir, path: string): void {
  * Directories that the layer holds without saying anything of them look like those of the layers below (topmost first), as they would had
  * the layer been unpacked on top of them; without any, like every directory that nobody described: 0755, root's.
  */
-export async function adoptImpliedDirs(op: Op, fsDir: string, paths: readonly string[], lowerDirs: readonly string[]): Promise<void> {
+export async function adoptImpliedDirs(
+  op: Op,
+  { fsDir, paths, lowerDirs }: { fsDir: string; paths: readonly string[]; lowerDirs: readonly string[] },
+): Promise<void> {
   using stack = new DisposableStack();
   const root = stack.use(openRoot(fsDir));
   const lowers = lowerDirs.map((dir) => stack.use(openRoot(dir)));

@@ -195,4 +195,3 @@ export class LayerFilter implements TarSink {
     if (this.#trackedBytes > this.#limits.maxTrackedBytes) throw tooMuch('too many directories and whiteouts');
   }
 }
-

@@ -1,0 +1,86 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Digest } from '../base/digest.ts';
+import { isDigest } from '../base/digest.ts';
+import { messageOf } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { readJson } from '../os/atomic-file.ts';
+import type { Usage } from './snapshotter.ts';
+
+export const LAYER_RECORD = 'layer.json';
+export const ACTIVE_RECORD = 'snapshot.json';
+
+/** `layers/<name>/layer.json`. */
+export interface Layer {
+  readonly version: 1;
+  readonly chainId: Digest;
+  readonly parent: Digest | null;
+  readonly usage: Usage;
+  /** Directory below layers/: a number, because mount(2) takes one page of options and a chainId has 64 digits. */
+  readonly name: string;
+  /** It hides all of the layers below, which overlayfs has no mark for on a layer's root. */
+  readonly opaqueRoot: boolean;
+}
+
+/** `active/<key>/snapshot.json`. */
+export interface Active {
+  readonly version: 1;
+  readonly key: string;
+  readonly parent: Digest | null;
+  readonly readOnly: boolean;
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+function fieldsOf(value: unknown): Fields {
+  if (typeof value !== 'object' || value === null || !('version' in value) || value.version !== 1)
+    throw new Error('not a record of version 1');
+  return value as Fields;
+}
+
+function parentIn({ parent }: Fields): Digest | null {
+  if (parent !== null && !(typeof parent === 'string' && isDigest(parent))) throw new Error('parent is not a digest');
+  return parent;
+}
+
+function parseLayer(value: unknown, name: string): Layer {
+  const fields = fieldsOf(value);
+  const { chainId, usage } = fields;
+  if (typeof chainId !== 'string' || !isDigest(chainId)) throw new Error('chainId is not a digest');
+  const { sizeBytes, inodes } = (usage ?? {}) as Fields;
+  if (typeof sizeBytes !== 'number' || typeof inodes !== 'number') throw new Error('usage is not given');
+  return { version: 1, chainId, parent: parentIn(fields), usage: { sizeBytes, inodes }, name, opaqueRoot: fields['opaqueRoot'] === true };
+}
+
+function parseActive(value: unknown, key: string): Active {
+  const fields = fieldsOf(value);
+  if (fields['key'] !== key) throw new Error('it names another key');
+  return { version: 1, key, parent: parentIn(fields), readOnly: fields['readOnly'] === true };
+}
+
+/** Each record in isolation (R6): `broken` are directory names whose record can't be read. */
+export interface Loaded<T> {
+  readonly records: readonly T[];
+  readonly broken: readonly string[];
+}
+
+async function load<T>(
+  dir: string,
+  file: string,
+  options: { log: Logger; parse: (value: unknown, name: string) => T },
+): Promise<Loaded<T>> {
+  const records: T[] = [];
+  const broken: string[] = [];
+  for (const name of await readdir(dir)) {
+    try {
+      records.push(options.parse(await readJson(join(dir, name, file)), name));
+    } catch (error) {
+      options.log.warn({ path: join(dir, name), err: messageOf(error) }, 'a snapshot record can not be read');
+      broken.push(name);
+    }
+  }
+  return { records, broken };
+}
+
+export const loadLayers = (dir: string, log: Logger): Promise<Loaded<Layer>> => load(dir, LAYER_RECORD, { log, parse: parseLayer });
+export const loadActives = (dir: string, log: Logger): Promise<Loaded<Active>> => load(dir, ACTIVE_RECORD, { log, parse: parseActive });

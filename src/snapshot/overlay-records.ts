@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Digest } from '../base/digest.ts';
 import { isDigest } from '../base/digest.ts';
-import { messageOf } from '../base/errors.ts';
+import { messageOf, notFound } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { readJson } from '../os/atomic-file.ts';
 import type { Usage } from './snapshotter.ts';
@@ -84,3 +84,27 @@ async function load<T>(
 
 export const loadLayers = (dir: string, log: Logger): Promise<Loaded<Layer>> => load(dir, LAYER_RECORD, { log, parse: parseLayer });
 export const loadActives = (dir: string, log: Logger): Promise<Loaded<Active>> => load(dir, ACTIVE_RECORD, { log, parse: parseActive });
+
+type Layers = ReadonlyMap<Digest, Layer>;
+
+/** `top` and what it stands on, topmost first, as overlayfs wants them; undefined when one is missing. */
+function chainOf(layers: Layers, top: Digest | null): Layer[] | undefined {
+  const chain: Layer[] = [];
+  for (let chainId = top; chainId !== null;) {
+    const layer = layers.get(chainId);
+    if (layer === undefined) return undefined;
+    chain.push(layer);
+    chainId = layer.parent;
+  }
+  return chain;
+}
+
+export const isWhole = (layers: Layers, top: Digest): boolean => chainOf(layers, top) !== undefined;
+
+/** Those of the chain that can be seen: what is below an opaque root can't. notFound. */
+export function visibleLayers(layers: Layers, top: Digest | null): Layer[] {
+  const chain = chainOf(layers, top);
+  if (chain === undefined) throw notFound('layer', top ?? '');
+  const last = chain.findIndex(({ opaqueRoot }) => opaqueRoot);
+  return last < 0 ? chain : chain.slice(0, last + 1);
+}

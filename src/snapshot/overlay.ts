@@ -16,8 +16,10 @@ import { Gate } from './gate.ts';
 import type { OverlayOptions } from './overlay-mounts.ts';
 import { bindMounts, overlayMount, probeOverlay, ShortDir } from './overlay-mounts.ts';
 import type { Active, Layer } from './overlay-records.ts';
-import { ACTIVE_RECORD, LAYER_RECORD, loadActives, loadLayers } from './overlay-records.ts';
+import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
 import type { LayerSource, MountSpec, Snapshotter, Usage } from './snapshotter.ts';
+import type { Tools } from './tools.ts';
+import { findTools } from './tools.ts';
 import { Trash } from './trash.ts';
 import { unpackLayer } from './unpack.ts';
 import { adoptImpliedDirs } from './whiteouts.ts';
@@ -30,8 +32,8 @@ const NOTHING: Usage = { sizeBytes: 0, inodes: 0 };
  * `<root>/active/<key>/{upper,work,snapshot.json}`; what is unfinished lies in tmp/, what is being deleted in trash/, and both are emptied at the start.
  * `root` belongs to one process at a time. invalidArgument: its path can't stand in mount options.
  */
-export async function createOverlaySnapshotter(options: { root: string; log: Logger }): Promise<Snapshotter> {
-  const { root, log } = options;
+export async function createOverlaySnapshotter(options: { root: string; log: Logger; tools?: Tools }): Promise<Snapshotter> {
+  const { root, log, tools = findTools() } = options;
   if (/[,:\\\s]/.test(root)) throw invalidArgument('root', `${JSON.stringify(root)} has a character that mount options can't hold`);
   for (const dir of ['layers', 'active', 'tmp', 'trash']) await mkdir(join(root, dir), { recursive: true, mode: 0o700 });
   const trash = new Trash(join(root, 'trash'), log);
@@ -39,7 +41,7 @@ export async function createOverlaySnapshotter(options: { root: string; log: Log
   await trash.discard(join(root, 'tmp'));
   await mkdir(join(root, 'tmp'), { recursive: true, mode: 0o700 });
   await trash.empty();
-  const snapshotter = new OverlaySnapshotter({ root, log, trash, options: await probeOverlay(join(root, 'tmp')) });
+  const snapshotter = new OverlaySnapshotter({ root, log, trash, tools, options: await probeOverlay(join(root, 'tmp')) });
   await snapshotter.load();
   return snapshotter;
 }
@@ -48,6 +50,7 @@ interface Parts {
   readonly root: string;
   readonly log: Logger;
   readonly trash: Trash;
+  readonly tools: Tools;
   readonly options: OverlayOptions;
 }
 
@@ -138,11 +141,11 @@ class OverlaySnapshotter implements Snapshotter {
   async #unpack(op: Op, source: LayerSource, into: { fs: string; isBottom: boolean }): ReturnType<typeof unpackLayer> {
     using _ = await this.#unpacking.enter();
     op.span.stage('unpack layer');
-    return unpackLayer(op, source, into.fs, { isBottom: into.isBottom });
+    return unpackLayer(op, source, into.fs, { tools: this.#parts.tools, isBottom: into.isBottom });
   }
 
   async hasLayer(chainId: Digest): Promise<boolean> {
-    return this.#chainOf(chainId) !== undefined;
+    return isWhole(this.#layers, chainId);
   }
 
   async prepare(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]> {
@@ -167,7 +170,7 @@ class OverlaySnapshotter implements Snapshotter {
 
   async #create(active: Active): Promise<void> {
     const { root } = this.#parts;
-    const layers = this.#layersOf(active.parent ?? undefined);
+    const layers = visibleLayers(this.#layers, active.parent);
     // From here on nobody can remove the layer.
     this.#active.set(active.key, active);
     const temporary = join(root, 'tmp', randomBytes(8).toString('hex'));
@@ -189,7 +192,7 @@ class OverlaySnapshotter implements Snapshotter {
   }
 
   async #mountsOf({ key, parent, readOnly }: Active): Promise<readonly MountSpec[]> {
-    const layers = this.#layersOf(parent ?? undefined).map(({ name }) => name);
+    const layers = visibleLayers(this.#layers, parent).map(({ name }) => name);
     const dir = join(this.#parts.root, 'active', key);
     const [top] = layers;
     if (top === undefined) return bindMounts(join(dir, 'upper'), readOnly);
@@ -202,28 +205,8 @@ class OverlaySnapshotter implements Snapshotter {
     return [overlayMount({ ...shared, upper })];
   }
 
-  /** Topmost first, as overlayfs wants them; undefined when one is missing. */
-  #chainOf(top: Digest | undefined): Layer[] | undefined {
-    const chain: Layer[] = [];
-    let seen: Layer | undefined;
-    for (let chainId = top ?? null; chainId !== null; chainId = seen.parent) {
-      seen = this.#layers.get(chainId);
-      if (seen === undefined) return undefined;
-      chain.push(seen);
-    }
-    return chain;
-  }
-
-  /** Those that can be seen: what is below an opaque root can't. */
-  #layersOf(top: Digest | undefined): Layer[] {
-    const chain = this.#chainOf(top);
-    if (chain === undefined) throw notFound('layer', top ?? '');
-    const end = chain.findIndex(({ opaqueRoot }) => opaqueRoot);
-    return end < 0 ? chain : chain.slice(0, end + 1);
-  }
-
   #dirsOf(top: Digest | undefined): string[] {
-    return this.#layersOf(top).map(({ name }) => join(this.#layersDir, name, 'fs'));
+    return visibleLayers(this.#layers, top ?? null).map(({ name }) => join(this.#layersDir, name, 'fs'));
   }
 
   upperDir(key: string): string | undefined {

@@ -11,7 +11,7 @@ import { StderrTail } from './stderr-tail.ts';
 import type { LayerSource } from './snapshotter.ts';
 import type { LayerChanges } from './tar/layer-filter.ts';
 import type { Tools } from './tools.ts';
-import { extractArgv, findTools, inflateArgv } from './tools.ts';
+import { extractArgv, inflateArgv } from './tools.ts';
 import { applyWhiteouts } from './whiteouts.ts';
 
 export type Compression = 'gzip' | 'zstd' | 'none';
@@ -47,9 +47,9 @@ export async function unpackLayer(
   op: Op,
   layer: LayerSource,
   fsDir: string,
-  options: { tools?: Tools; isBottom: boolean },
+  options: { tools: Tools; isBottom: boolean },
 ): Promise<LayerChanges> {
-  const changes = await extract(op, layer, fsDir, options.tools ?? findTools());
+  const changes = await extract(op, layer, fsDir, options.tools);
   await applyWhiteouts(op, fsDir, { ...changes, isBottom: options.isBottom });
   return changes;
 }

@@ -1,5 +1,6 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { messageOf } from './base/errors.ts';
 import { KeyedLock } from './base/keyed-lock.ts';
 import type { Logger } from './base/log.ts';
 import { Operations } from './base/operations.ts';
@@ -103,12 +104,13 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
 
   await recoverContainers(containers);
   await recoverPodSandboxes(sandboxes);
-  tasks.start('release stale network attachments', () =>
-    network.gc(
-      newOp('gc', { log, timeoutMs: 60_000 }),
+  // Before the first call: a pod that is made meanwhile would be none of the valid ones.
+  await network
+    .gc(
+      newOp('gc', { log, timeoutMs: NETWORK_GC_TIMEOUT_MS }),
       sandboxStore.values().map(({ id }) => id),
-    ),
-  );
+    )
+    .catch((error: unknown) => log.warn({ err: messageOf(error) }, 'stale network attachments were not released'));
 
   const services = {
     sandboxes,
@@ -136,6 +138,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
 }
 
 const SERVER_GRACE_MS = 5_000;
+const NETWORK_GC_TIMEOUT_MS = 15_000;
 
 async function makeDirectories(config: Config): Promise<void> {
   for (const dir of [

@@ -22,7 +22,8 @@ export function parseArguments(argv: readonly string[]): Arguments {
     help: { type: 'boolean' },
     version: { type: 'boolean' },
   };
-  for (const { flag, type } of SETTINGS) if (flag !== undefined) options[flag] = { type: 'string', multiple: type === 'paths' || type === 'strings' };
+  for (const { flag, type } of SETTINGS)
+    if (flag !== undefined) options[flag] = { type: 'string', multiple: type === 'paths' || type === 'strings' };
   let parsed: { values: Record<string, unknown>; positionals: string[] };
   try {
     parsed = parseArgs({ args: [...argv], options, allowPositionals: true, strict: true }) as typeof parsed;
@@ -31,9 +32,12 @@ export function parseArguments(argv: readonly string[]): Arguments {
   }
   const { values, positionals } = parsed;
   const [command = values['version'] === true ? 'version' : 'help', verb = '', ...rest] = positionals;
-  if (!COMMANDS.some((each) => each === command)) throw new ClassifiedError('invalidArgument', `unknown command "${command}"; see gantry help`);
-  if (command === 'config' && !VERBS.some((each) => each === verb)) throw new ClassifiedError('invalidArgument', `config ${verb}: one of ${VERBS.join(', ')} is expected`);
-  if (rest.length > 0 || (verb !== '' && command !== 'config')) throw new ClassifiedError('invalidArgument', `unexpected argument "${rest[0] ?? verb}"`);
+  if (!COMMANDS.some((each) => each === command))
+    throw new ClassifiedError('invalidArgument', `unknown command "${command}"; see gantry help`);
+  if (command === 'config' && !VERBS.some((each) => each === verb))
+    throw new ClassifiedError('invalidArgument', `config ${verb}: one of ${VERBS.join(', ')} is expected`);
+  if (rest.length > 0 || (verb !== '' && command !== 'config'))
+    throw new ClassifiedError('invalidArgument', `unexpected argument "${rest[0] ?? verb}"`);
   return {
     command: values['help'] === true ? 'help' : (command as Arguments['command']),
     verb,
@@ -58,7 +62,9 @@ function flagsOf(values: Readonly<Record<string, unknown>>): Map<string, unknown
 }
 
 export function usage(): string {
-  const flags = SETTINGS.flatMap(({ flag, description, key }) => (flag === undefined ? [] : [`  --${flag.padEnd(20)} ${description || key}`]));
+  const flags = SETTINGS.flatMap(({ flag, description, key }) =>
+    flag === undefined ? [] : [`  --${flag.padEnd(20)} ${description || key}`],
+  );
   return [
     'gantry - a Kubernetes container runtime (CRI v1)',
     '',

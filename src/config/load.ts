@@ -31,7 +31,8 @@ export function loadConfig(options: { path?: string; flags?: ReadonlyMap<string,
   const said: Values = new Map();
   if (options.path !== undefined || existsSync(path)) readFile(path, said);
   const dropIns = `${path.replace(/[^/]*$/, '')}config.d`;
-  for (const name of existsSync(dropIns) ? readdirSync(dropIns).sort() : []) if (name.endsWith('.toml')) readFile(join(dropIns, name), said);
+  for (const name of existsSync(dropIns) ? readdirSync(dropIns).sort() : [])
+    if (name.endsWith('.toml')) readFile(join(dropIns, name), said);
   for (const [key, value] of options.flags ?? []) say(said, key, { value, origin: 'command line' });
   return { config: freeze(configOf(said)), said };
 }
@@ -95,7 +96,9 @@ function settingOf(key: string): Setting | undefined {
 
 const nearest = (key: string): string => {
   const last = key.split('.').at(-1) ?? '';
-  const close = SETTINGS.find((setting) => setting.key.endsWith(`.${last}`) || (last.length > 3 && setting.key.split('.').at(-1)?.startsWith(last.slice(0, 4))));
+  const close = SETTINGS.find(
+    (setting) => setting.key.endsWith(`.${last}`) || (last.length > 3 && setting.key.split('.').at(-1)?.startsWith(last.slice(0, 4))),
+  );
   return close ? `; did you mean "${close.key}"?` : '';
 };
 
@@ -104,7 +107,8 @@ function check({ type, oneOf }: Setting, key: string, { value, origin }: Said): 
     throw new ClassifiedError('invalidArgument', `${origin}: ${key}: ${why}`);
   };
   const isString = (one: unknown): one is string => typeof one === 'string';
-  if (type === 'integer' && !(typeof value === 'number' && Number.isInteger(value) && value >= 0)) fail('must be a whole number, not negative');
+  if (type === 'integer' && !(typeof value === 'number' && Number.isInteger(value) && value >= 0))
+    fail('must be a whole number, not negative');
   if ((type === 'string' || type === 'path') && !isString(value)) fail('must be a string');
   if ((type === 'strings' || type === 'paths') && !(Array.isArray(value) && value.every(isString))) fail('must be a list of strings');
   const paths = type === 'path' ? [value as string] : type === 'paths' ? (value as string[]) : [];

@@ -18,7 +18,8 @@ export interface GroupEntry {
   readonly members: readonly string[];
 }
 
-const idOf = (text: string | undefined): number | undefined => (text !== undefined && /^\d{1,10}$/.test(text) && Number(text) <= MAX_ID ? Number(text) : undefined);
+const idOf = (text: string | undefined): number | undefined =>
+  text !== undefined && /^\d{1,10}$/.test(text) && Number(text) <= MAX_ID ? Number(text) : undefined;
 
 /** passwd(5); lines that are not of its form are skipped. */
 export function parsePasswd(text: string): PasswdEntry[] {
@@ -64,7 +65,8 @@ export function resolveUser(request: UserRequest, files: { passwd: string; group
   const groups = parseGroup(files.group);
   const [imageUser = '', imageGroup = ''] = request.imageUser.split(':', 2);
   const asked = request.runAsUser ?? (request.runAsUsername === '' ? undefined : request.runAsUsername);
-  const field = request.runAsUser !== undefined ? 'run_as_user' : request.runAsUsername !== '' ? 'run_as_username' : 'the user of the image';
+  const field =
+    request.runAsUser !== undefined ? 'run_as_user' : request.runAsUsername !== '' ? 'run_as_username' : 'the user of the image';
   const text = asked ?? (imageUser === '' ? '0' : imageUser);
   const number = numeric(text, field);
   const entry = passwd.find((each) => (number === undefined ? each.name === text : each.uid === number));
@@ -73,7 +75,10 @@ export function resolveUser(request: UserRequest, files: { passwd: string; group
   // The image's group goes with the image's user.
   const groupText = request.runAsGroup ?? (asked === undefined && imageGroup !== '' ? imageGroup : undefined);
   const gid = groupText === undefined ? (entry?.gid ?? 0) : groupId(groupText, groups);
-  const fromImage = request.policy === 'Merge' && entry !== undefined ? groups.filter(({ members }) => members.includes(entry.name)).map((each) => each.gid) : [];
+  const fromImage =
+    request.policy === 'Merge' && entry !== undefined
+      ? groups.filter(({ members }) => members.includes(entry.name)).map((each) => each.gid)
+      : [];
   const supplemental = request.supplementalGroups.map((each) => numeric(each, 'supplemental_groups') ?? 0);
   return { uid, gid, additionalGids: [...new Set([gid, ...supplemental, ...fromImage])] };
 }
@@ -103,7 +108,8 @@ export function readRootfsFile(rootfs: string, path: string): string {
     if (fd === undefined) return '';
     const stat = fstatSync(fd);
     if (!stat.isFile()) throw new ClassifiedError('failedPrecondition', `${path} of the image is not a regular file`);
-    if (stat.size > MAX_FILE_BYTES) throw new ClassifiedError('resourceExhausted', `${path} of the image has ${stat.size} bytes, the limit is ${MAX_FILE_BYTES}`);
+    if (stat.size > MAX_FILE_BYTES)
+      throw new ClassifiedError('resourceExhausted', `${path} of the image has ${stat.size} bytes, the limit is ${MAX_FILE_BYTES}`);
     const bytes = Buffer.alloc(stat.size);
     let length = 0;
     for (let read = 1; read > 0 && length < bytes.length; length += read) read = readSync(fd, bytes, length, bytes.length - length, null);

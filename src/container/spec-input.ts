@@ -61,14 +61,17 @@ function pidNamespace(deps: ContainerDeps, record: ContainerRecord, sandbox: Pod
   if (mode === 'NODE') return 'host';
   if (mode === 'CONTAINER') return {};
   if (mode === 'POD') {
-    if (sandbox.pause === undefined) throw invalidArgument('config.linux.security_context.namespace_options.pid', 'the pod sandbox has no shared PID namespace');
+    if (sandbox.pause === undefined)
+      throw invalidArgument('config.linux.security_context.namespace_options.pid', 'the pod sandbox has no shared PID namespace');
     return { path: `/proc/${sandbox.pause.init.pid}/ns/pid` };
   }
   const targetId = options?.targetId ?? '';
   const target = deps.store.get(targetId);
   const field = 'config.linux.security_context.namespace_options.target_id';
-  if (target === undefined || target.sandboxId !== sandbox.id) throw invalidArgument(field, `no container ${JSON.stringify(targetId)} in this pod`);
-  if (target.state !== 'running' || target.process === undefined) throw new ClassifiedError('failedPrecondition', `${field}: container ${targetId} does not run`);
+  if (target === undefined || target.sandboxId !== sandbox.id)
+    throw invalidArgument(field, `no container ${JSON.stringify(targetId)} in this pod`);
+  if (target.state !== 'running' || target.process === undefined)
+    throw new ClassifiedError('failedPrecondition', `${field}: container ${targetId} does not run`);
   return { path: `/proc/${target.process.init.pid}/ns/pid` };
 }
 

@@ -35,7 +35,8 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
     async read(digest, maxBytes) {
       const found = await info(digest);
       if (found === undefined) throw notFound('blob', digest);
-      if (found.sizeBytes > maxBytes) throw new ClassifiedError('resourceExhausted', `blob ${digest} has ${found.sizeBytes} bytes, the limit is ${maxBytes}`);
+      if (found.sizeBytes > maxBytes)
+        throw new ClassifiedError('resourceExhausted', `blob ${digest} has ${found.sizeBytes} bytes, the limit is ${maxBytes}`);
       return readFile(pathOf(digest));
     },
     async ingest(expected) {
@@ -76,7 +77,8 @@ class FileIngest implements Ingest {
   async write(chunk: Uint8Array): Promise<void> {
     this.#sizeBytes += chunk.length;
     const { sizeBytes, digest } = this.#target;
-    if (sizeBytes !== undefined && this.#sizeBytes > sizeBytes) throw new ClassifiedError('dataLoss', `blob ${digest} is longer than the ${sizeBytes} bytes it should have`);
+    if (sizeBytes !== undefined && this.#sizeBytes > sizeBytes)
+      throw new ClassifiedError('dataLoss', `blob ${digest} is longer than the ${sizeBytes} bytes it should have`);
     this.#hash.update(chunk);
     await this.#file.writeFile(chunk);
   }
@@ -84,7 +86,8 @@ class FileIngest implements Ingest {
   async commit(op: Op): Promise<BlobInfo> {
     throwIfOver(op);
     const { digest, sizeBytes, path, blob, blobs } = this.#target;
-    if (sizeBytes !== undefined && this.#sizeBytes !== sizeBytes) throw new ClassifiedError('dataLoss', `blob ${digest} has ${this.#sizeBytes} bytes, it should have ${sizeBytes}`);
+    if (sizeBytes !== undefined && this.#sizeBytes !== sizeBytes)
+      throw new ClassifiedError('dataLoss', `blob ${digest} has ${this.#sizeBytes} bytes, it should have ${sizeBytes}`);
     const actual = `sha256:${this.#hash.digest('hex')}`;
     if (actual !== digest) throw new ClassifiedError('dataLoss', `blob ${digest}: its content is ${actual}`);
     await this.#file.sync();

@@ -43,7 +43,12 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
   const containerId = (id: string): string => fullId(() => findContainer(containers, id), id);
   const statsOf = (filter: ContainerStatsFilter__Output | null) =>
     running(
-      listContainers(containers, { id: filter?.id ?? '', state: null, podSandboxId: filter?.podSandboxId ?? '', labelSelector: filter?.labelSelector ?? {} }),
+      listContainers(containers, {
+        id: filter?.id ?? '',
+        state: null,
+        podSandboxId: filter?.podSandboxId ?? '',
+        labelSelector: filter?.labelSelector ?? {},
+      }),
     ).map((record) => containerStatsView(stats, record));
   const podStatsOf = (filter: PodSandboxStatsFilter__Output | null) =>
     readyOnes(sandboxes, filter).map((record) => podSandboxStatsView(stats, record, running(containersOf(record.id))));

@@ -29,7 +29,15 @@ export interface CriServer {
 
 /** Both CRI services in full: an RPC without a row answers Unimplemented. */
 export async function createCriServer(options: { runtime: RuntimeRows; image: ImageRows; log: Logger }): Promise<CriServer> {
-  const definition = await load(PROTO, { keepCase: false, longs: String, enums: String, defaults: true, arrays: true, objects: true, oneofs: true });
+  const definition = await load(PROTO, {
+    keepCase: false,
+    longs: String,
+    enums: String,
+    defaults: true,
+    arrays: true,
+    objects: true,
+    oneofs: true,
+  });
   const { runtime } = loadPackageDefinition(definition) as unknown as ProtoGrpcType;
   const server = new Server({
     'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,

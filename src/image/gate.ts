@@ -22,7 +22,7 @@ export class ImageGate {
 
   // A collection does not hold up pulls that came after it while it waits for those that came before.
   #admit(): void {
-    for (let i = 0; i < this.#waiting.length; ) {
+    for (let i = 0; i < this.#waiting.length;) {
       const next = this.#waiting[i];
       const mayEnter = next !== undefined && !this.#isExclusive && (!next.exclusive || this.#shared === 0);
       if (!mayEnter) {

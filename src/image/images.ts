@@ -23,14 +23,26 @@ const PULL_TIMEOUT_MS = 3_600_000;
 const GC_TIMEOUT_MS = 600_000;
 
 /** The image room, put together: store, pulls, garbage collection. */
-export async function createImages(options: { config: Config; content: ContentStore; snapshotter: Snapshotter; log: Logger }): Promise<Images & { close(): Promise<void> }> {
+export async function createImages(options: {
+  config: Config;
+  content: ContentStore;
+  snapshotter: Snapshotter;
+  log: Logger;
+}): Promise<Images & { close(): Promise<void> }> {
   const { config, content, snapshotter, log } = options;
   const store = new ImageStore(join(config.root, 'images'), config.image.pinned);
   await store.load(log);
   const gate = new ImageGate();
   const tasks = new TaskSet(log);
   const pulls = new SingleFlight<Digest>();
-  const deps = { config, content, snapshotter, store, fetches: new SingleFlight<void>(), slots: new Slots(config.image.maxConcurrentDownloads) };
+  const deps = {
+    config,
+    content,
+    snapshotter,
+    store,
+    fetches: new SingleFlight<void>(),
+    slots: new Slots(config.image.maxConcurrentDownloads),
+  };
 
   const collect = (): void =>
     tasks.start('collect images', async () => {

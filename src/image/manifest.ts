@@ -69,14 +69,18 @@ function descriptor(value: unknown, what: string): Descriptor {
 export function parseManifest(value: unknown, servedAs: string): Manifest | Index {
   const document = object(value, 'the document');
   const { mediaType, layers, config, manifests } = document;
-  if (mediaType !== undefined && typeof mediaType === 'string' && servedAs in KINDS && mediaType !== servedAs) throw bad(`it says ${mediaType} and was served as ${servedAs}`);
+  if (mediaType !== undefined && typeof mediaType === 'string' && servedAs in KINDS && mediaType !== servedAs)
+    throw bad(`it says ${mediaType} and was served as ${servedAs}`);
   const type = typeof mediaType === 'string' ? mediaType : servedAs;
   const kind = KINDS[type] ?? (manifests === undefined ? 'manifest' : 'index');
   if ((layers !== undefined || config !== undefined) && manifests !== undefined) throw bad('it is a manifest and an index at once');
   if (kind === 'index') {
     return {
       kind,
-      manifests: list(manifests, 'manifests').map((each, i) => ({ ...descriptor(each, `manifests[${i}]`), platform: platformOf(object(each, `manifests[${i}]`)['platform']) })),
+      manifests: list(manifests, 'manifests').map((each, i) => ({
+        ...descriptor(each, `manifests[${i}]`),
+        platform: platformOf(object(each, `manifests[${i}]`)['platform']),
+      })),
     };
   }
   const layerList = list(layers, 'layers');
@@ -109,7 +113,9 @@ export const hostPlatform = (): Platform => HOST_PLATFORMS[process.arch] ?? { os
 export function choosePlatform(index: Index, wanted: Platform): Descriptor {
   const fits = index.manifests.filter(({ platform }) => platform?.os === wanted.os && platform.architecture === wanted.architecture);
   const below = fits
-    .filter(({ platform }) => wanted.variant !== '' && platform !== undefined && platform.variant !== '' && platform.variant < wanted.variant)
+    .filter(
+      ({ platform }) => wanted.variant !== '' && platform !== undefined && platform.variant !== '' && platform.variant < wanted.variant,
+    )
     .sort((a, b) => ((a.platform?.variant ?? '') < (b.platform?.variant ?? '') ? 1 : -1));
   const chosen =
     fits.find(({ platform }) => platform?.variant === wanted.variant) ??
@@ -118,8 +124,13 @@ export function choosePlatform(index: Index, wanted: Platform): Descriptor {
     (wanted.variant === '' ? fits[0] : undefined) ??
     (index.manifests.length === 1 && index.manifests[0]?.platform === undefined ? index.manifests[0] : undefined);
   if (chosen) return chosen;
-  const there = index.manifests.map(({ platform }) => (platform ? [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/') : 'unknown'));
-  throw new ClassifiedError('notFound', `the image has nothing for ${wanted.os}/${wanted.architecture}; it has ${there.join(', ') || 'nothing'}`);
+  const there = index.manifests.map(({ platform }) =>
+    platform ? [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/') : 'unknown',
+  );
+  throw new ClassifiedError(
+    'notFound',
+    `the image has nothing for ${wanted.os}/${wanted.architecture}; it has ${there.join(', ') || 'nothing'}`,
+  );
 }
 
 /** Names and types of the config's `config`; values stay what they are, hostile (S1). */
@@ -131,8 +142,10 @@ export function parseConfig(value: unknown): { config: ImageConfig; diffIds: rea
     return id;
   });
   const text = (key: string): string => (typeof inner[key] === 'string' ? inner[key] : '');
-  const texts = (key: string): string[] => (Array.isArray(inner[key]) ? (inner[key] as unknown[]).filter((each) => typeof each === 'string') : []);
-  const table = (key: string): Record<string, unknown> => (typeof inner[key] === 'object' && inner[key] !== null ? (inner[key] as Record<string, unknown>) : {});
+  const texts = (key: string): string[] =>
+    Array.isArray(inner[key]) ? (inner[key] as unknown[]).filter((each) => typeof each === 'string') : [];
+  const table = (key: string): Record<string, unknown> =>
+    typeof inner[key] === 'object' && inner[key] !== null ? (inner[key] as Record<string, unknown>) : {};
   return {
     diffIds,
     config: {

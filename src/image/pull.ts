@@ -32,7 +32,12 @@ export interface PullDeps {
  * interrupted pull leaves no image (R9). Returns the image's id.
  */
 export async function pullImage(deps: PullDeps, op: Op, reference: Reference, credentials: Credentials | undefined): Promise<Digest> {
-  const client = new RepositoryClient({ hostsDir: deps.config.registry.hostsDir, registry: reference.host, repository: reference.repository, credentials });
+  const client = new RepositoryClient({
+    hostsDir: deps.config.registry.hostsDir,
+    registry: reference.host,
+    repository: reference.repository,
+    credentials,
+  });
 
   op.span.stage('resolve');
   const { top, document, manifest } = await resolve(op, client, reference);
@@ -40,7 +45,8 @@ export async function pullImage(deps: PullDeps, op: Op, reference: Reference, cr
   op.span.stage('config');
   await fetchBlob(deps, op, client, manifest.config);
   const { config, diffIds } = parseConfig(parseJson(await deps.content.read(manifest.config.digest, MAX_DOCUMENT_BYTES), 'the config'));
-  if (diffIds.length !== manifest.layers.length) throw new ClassifiedError('dataLoss', `image ${reference.repository}: ${manifest.layers.length} layers, ${diffIds.length} diff_ids`);
+  if (diffIds.length !== manifest.layers.length)
+    throw new ClassifiedError('dataLoss', `image ${reference.repository}: ${manifest.layers.length} layers, ${diffIds.length} diff_ids`);
 
   op.span.stage('layers');
   const chainIds = diffIds.reduce<Digest[]>((chain, diffId) => [...chain, chainIdOf(chain.at(-1), diffId)], []);
@@ -72,7 +78,11 @@ export async function pullImage(deps: PullDeps, op: Op, reference: Reference, cr
 }
 
 /** The document that the reference names, and the manifest for this machine, which it is or points to. */
-async function resolve(op: Op, client: RepositoryClient, reference: Reference): Promise<{ top: Document; document: Document; manifest: Manifest }> {
+async function resolve(
+  op: Op,
+  client: RepositoryClient,
+  reference: Reference,
+): Promise<{ top: Document; document: Document; manifest: Manifest }> {
   const accept = Object.values(MANIFEST_TYPES);
   const get = (name: string): Promise<Document> => client.manifest(op, name, { accept, maxBytes: MAX_DOCUMENT_BYTES });
   const parse = ({ bytes, mediaType }: Document): Manifest | Index => parseManifest(parseJson(bytes, 'the document'), mediaType);
@@ -81,7 +91,8 @@ async function resolve(op: Op, client: RepositoryClient, reference: Reference): 
   if (parsed.kind === 'manifest') return { top, document: top, manifest: parsed };
   const document = await get(choosePlatform(parsed, hostPlatform()).digest);
   const manifest = parse(document);
-  if (manifest.kind !== 'manifest') throw new ClassifiedError('dataLoss', `image ${reference.repository}: an index points to another index`);
+  if (manifest.kind !== 'manifest')
+    throw new ClassifiedError('dataLoss', `image ${reference.repository}: an index points to another index`);
   return { top, document, manifest };
 }
 

@@ -44,6 +44,7 @@ export function parseReference(text: string): Reference {
 }
 
 /** `host/repository:tag`, if it has a tag. */
-export const tagName = ({ host, repository, tag }: Reference): string | undefined => (tag === undefined ? undefined : `${host}/${repository}:${tag}`);
+export const tagName = ({ host, repository, tag }: Reference): string | undefined =>
+  tag === undefined ? undefined : `${host}/${repository}:${tag}`;
 
 export const digestName = ({ host, repository }: Reference, digest: Digest): string => `${host}/${repository}@${digest}`;

@@ -33,7 +33,10 @@ export class ImageStore {
 
   constructor(dir: string, pinned: readonly string[]) {
     this.#dir = dir;
-    this.#isPinned = (record) => [...record.repoTags, ...record.repoDigests].some((name) => pinned.some((pattern) => (pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : name === pattern)));
+    this.#isPinned = (record) =>
+      [...record.repoTags, ...record.repoDigests].some((name) =>
+        pinned.some((pattern) => (pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : name === pattern)),
+      );
   }
 
   /** Each record by itself: a broken one is set aside and its image pulled again when it is wanted. */
@@ -44,7 +47,8 @@ export class ImageStore {
       const path = join(this.#dir, file);
       try {
         const record = (await readJson(path)) as ImageRecord;
-        if (record.version !== 1 || !isDigest(record.id) || file !== `${hexOf(record.id)}.json`) throw new Error('not an image record of this version');
+        if (record.version !== 1 || !isDigest(record.id) || file !== `${hexOf(record.id)}.json`)
+          throw new Error('not an image record of this version');
         this.#records.set(record.id, record);
       } catch (error) {
         log.error({ file, err: messageOf(error) }, 'an image record can not be read; it is set aside');
@@ -84,7 +88,9 @@ export class ImageStore {
     const reference = parseReference(ref);
     // With a digest the tag is only a comment.
     const name = reference.digest === undefined ? tagName(reference) : digestName(reference, reference.digest);
-    return this.records().find(({ repoTags, repoDigests }) => name !== undefined && (repoTags.includes(name) || repoDigests.includes(name)));
+    return this.records().find(
+      ({ repoTags, repoDigests }) => name !== undefined && (repoTags.includes(name) || repoDigests.includes(name)),
+    );
   }
 
   /** Adds an image or more names to it, and takes its tags from whichever image had them. */

@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { assert } from '../base/assert.ts';
-import { errnoOf } from '../base/errors.ts';
-import { MNT_DETACH, mount2, MS, umount2, UMOUNT_NOFOLLOW } from './syscalls.ts';
+import { ClassifiedError, errnoOf } from '../base/errors.ts';
+import type { Op } from '../base/op.ts';
+import { run } from './spawn.ts';
+import { MNT_DETACH, mount2, MS, setReadOnly, umount2, UMOUNT_NOFOLLOW } from './syscalls.ts';
 
 export interface MountRequest {
   readonly type: string;
@@ -14,21 +16,36 @@ export interface MountRequest {
   readonly data?: string;
 }
 
-/** mount(2). Only for paths of our own: what a pod chose goes to a killable process (R2). */
-export function mount(request: MountRequest): void {
-  const flags = (request.flags ?? []).reduce((bits, name) => {
-    const bit = MS[name];
+const DEFAULTS = new Set(['rw', 'suid', 'dev', 'exec', 'async', 'atime', 'diratime', 'defaults']);
+
+function flagBits(names: readonly string[]): number {
+  return names.reduce((bits, name) => {
+    if (DEFAULTS.has(name)) return bits;
+    // rbind, rprivate, rslave ...
+    const recursive = name.startsWith('r') && MS[name] === undefined;
+    const bit = MS[recursive ? name.slice(1) : name];
     assert(bit !== undefined, `mount flag ${name} is known`);
-    return bits | bit;
+    return bits | bit | (recursive ? (MS['rec'] ?? 0) : 0);
   }, 0);
+}
+
+/** mount(2). Only for paths of our own: what a pod chose goes to a killable process (R2). The error has the kernel's errno. */
+export function mount(request: MountRequest): void {
+  const flags = flagBits(request.flags ?? []);
   mount2(request.source, request.target, { type: request.type, flags, data: request.data ?? '' });
 }
 
+/** Nothing is mounted when it fails. `readOnly` leaves every other attribute of the source's mount, and with `recursive` it reaches the mounts below. */
 export function bindMount(source: string, target: string, options: { readOnly?: boolean; recursive?: boolean } = {}): void {
-  const recursive = options.recursive === true ? ['rec'] : [];
-  mount({ type: '', source, target, flags: ['bind', ...recursive] });
-  // The kernel takes a bind mount's flags only when it is mounted again.
-  if (options.readOnly === true) mount({ type: '', source: '', target, flags: ['bind', 'remount', 'ro'] });
+  const recursive = options.recursive === true;
+  mount({ type: '', source, target, flags: [recursive ? 'rbind' : 'bind'] });
+  if (options.readOnly !== true) return;
+  try {
+    setReadOnly(target, recursive);
+  } catch (error) {
+    umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW);
+    throw error;
+  }
 }
 
 const BUSY_TRIES = 5;
@@ -40,16 +57,31 @@ const BUSY_WAIT_MS = 20;
  */
 export async function umount(target: string, options: { detach?: boolean } = {}): Promise<void> {
   for (let busy = 0; ;) {
-    const flags = options.detach === true || busy >= BUSY_TRIES ? MNT_DETACH : 0;
+    const detach = options.detach === true || busy >= BUSY_TRIES;
     try {
-      umount2(target, UMOUNT_NOFOLLOW | flags);
+      umount2(target, UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0));
     } catch (error) {
       const code = errnoOf(error);
       // EINVAL: not a mountpoint (any more).
       if (code === 'EINVAL' || code === 'ENOENT' || code === 'ENOTDIR') return;
-      if (code !== 'EBUSY') throw error;
+      if (code !== 'EBUSY' || detach) throw error;
       busy++;
       await sleep(BUSY_WAIT_MS);
+    }
+  }
+}
+
+/**
+ * The same for a filesystem that may have to write much or ask a dead server first: a short-lived process unmounts, and is killed when the operation ends
+ * (DESIGN 3.3). deadlineExceeded leaves the mount; the caller notes it and comes back (R28).
+ */
+export async function umountApart(op: Op, target: string): Promise<void> {
+  while (mountsUnder(target).includes(target)) {
+    const tried = await run(op, { argv: ['umount', '--no-canonicalize', '--', target] });
+    if (tried.exitCode === 0) continue;
+    const detached = await run(op, { argv: ['umount', '--no-canonicalize', '--lazy', '--', target] });
+    if (detached.exitCode !== 0 && mountsUnder(target).includes(target)) {
+      throw new ClassifiedError('internal', `unmount ${target}: ${detached.stderr.toString('utf8').trim()}`);
     }
   }
 }
@@ -60,5 +92,7 @@ export function mountsUnder(prefix: string): string[] {
     .split('\n')
     .flatMap((line) => line.split(' ')[4] ?? [])
     .map((path) => path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8))));
-  return targets.filter((path) => path === prefix || path.startsWith(`${prefix}/`)).sort((a, b) => b.length - a.length);
+  return targets
+    .filter((path) => path === prefix || path.startsWith(prefix === '/' ? prefix : `${prefix}/`))
+    .sort((a, b) => b.length - a.length);
 }

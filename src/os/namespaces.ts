@@ -1,6 +1,5 @@
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { readdir } from 'node:fs/promises';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { ClassifiedError, invalidArgument } from '../base/errors.ts';
@@ -64,17 +63,33 @@ function failAll(from: Worker, error: Error): void {
 }
 
 const SYSCTL_KEY = /^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)+$/;
+/** Which kind of namespace a sysctl belongs to; what belongs to none would be set for the whole node. */
+const SYSCTL_KINDS: ReadonlyArray<readonly [RegExp, NamespaceKind]> = [
+  [/^net\./, 'net'],
+  [/^kernel\.(sem[a-z_]*|shm[a-z_]+|msg[a-z_]+)$/, 'ipc'],
+  [/^fs\.mqueue\./, 'ipc'],
+  [/^kernel\.domainname$/, 'uts'],
+];
+
+function checkSysctl(key: string, value: string, kinds: readonly NamespaceKind[]): void {
+  const refused = (why: string): Error => invalidArgument(`config.linux.sysctls[${key}]`, why);
+  if (!SYSCTL_KEY.test(key) || /[\0\n]/.test(value)) throw refused('not a valid sysctl');
+  const kind = SYSCTL_KINDS.find(([pattern]) => pattern.test(key.replaceAll('/', '.')))?.[1];
+  if (kind === undefined) throw refused('not a namespaced sysctl');
+  if (!kinds.includes(kind)) throw refused(`would be set for the node: the pod has no ${kind} namespace of its own`);
+}
 
 /**
  * New network, IPC and UTS namespaces without a process in them: pinned by bind mounts, `lo` up, hostname and sysctls set. A failure leaves nothing.
- * invalidArgument: a sysctl that does not exist or that the kernel refuses.
+ * invalidArgument: a sysctl that does not exist, reaches beyond these namespaces or is refused by the kernel. alreadyExists: `dir` pins namespaces already, and
+ * goes on to.
  */
 export async function createNamespaces(request: NamespacesRequest): Promise<void> {
-  for (const [key, value] of Object.entries(request.sysctls ?? {})) {
-    if (!SYSCTL_KEY.test(key) || /[\0\n]/.test(value)) throw invalidArgument(`config.linux.sysctls[${key}]`, 'not a valid sysctl');
-  }
   assert(request.kinds.length > 0, 'at least one namespace is asked for');
+  for (const [key, value] of Object.entries(request.sysctls ?? {})) checkSysctl(key, value, request.kinds);
+  // Also the first work for libuv's pool, before our thread is ever elsewhere: threads that it started there would stay in a pod's namespaces.
   await mkdir(request.dir, { recursive: true, mode: 0o700 });
+  if ((await readdir(request.dir)).length > 0) throw new ClassifiedError('alreadyExists', `create namespaces: ${request.dir} is not empty`);
   const id = nextId++;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const thread = namespaceWorker();

@@ -55,7 +55,11 @@ export class Authorizer {
     return true;
   }
 
-  async #fetchToken(host: RegistryHost, challenge: { realm?: string; service?: string; scope: string }, signal: AbortSignal): Promise<Token> {
+  async #fetchToken(
+    host: RegistryHost,
+    challenge: { realm?: string; service?: string; scope: string },
+    signal: AbortSignal,
+  ): Promise<Token> {
     const { realm = '', service = '', scope } = challenge;
     if (!URL.canParse(realm)) throw new ClassifiedError('unavailable', `${new URL(host.url).origin}: its challenge names no realm`);
     const url = new URL(realm);
@@ -70,12 +74,24 @@ export class Authorizer {
           method: 'POST' as const,
           url: url.href,
           headers: { 'content-type': 'application/x-www-form-urlencoded' },
-          body: new URLSearchParams({ ...Object.fromEntries(query), grant_type: 'refresh_token', client_id: 'gantry', refresh_token: credentials.identityToken }).toString(),
+          body: new URLSearchParams({
+            ...Object.fromEntries(query),
+            grant_type: 'refresh_token',
+            client_id: 'gantry',
+            refresh_token: credentials.identityToken,
+          }).toString(),
         }
-      : { method: 'GET' as const, url: withQuery(url, query), headers: credentials?.username ? { authorization: basic(credentials) } : ({} as Record<string, string>) };
+      : {
+          method: 'GET' as const,
+          url: withQuery(url, query),
+          headers: credentials?.username ? { authorization: basic(credentials) } : ({} as Record<string, string>),
+        };
     const response = await ask(host, { ...asks, signal });
     if (response.statusCode !== 200) throw await refusal(response, `get a token from ${url.origin}`);
-    const { token, access_token, expires_in } = JSON.parse((await bodyOf(response, MAX_TOKEN_BYTES)).toString('utf8')) as Record<string, unknown>;
+    const { token, access_token, expires_in } = JSON.parse((await bodyOf(response, MAX_TOKEN_BYTES)).toString('utf8')) as Record<
+      string,
+      unknown
+    >;
     const text = typeof token === 'string' && token !== '' ? token : access_token;
     if (typeof text !== 'string' || text === '') throw new ClassifiedError('unavailable', `${url.origin}: its answer has no token`);
     const lifeS = typeof expires_in === 'number' && expires_in > 0 ? expires_in : DEFAULT_LIFE_S;
@@ -95,7 +111,9 @@ const basic = ({ username, password }: Credentials): string => `Basic ${Buffer.f
 export function parseChallenges(header: string): Map<string, Map<string, string>> {
   const challenges = new Map<string, Map<string, string>>();
   let current: Map<string, string> | undefined;
-  for (const [, scheme, name, quoted, plain] of header.matchAll(/(?:^|,\s*|\s)(?:([A-Za-z]+)(?=\s+[A-Za-z_]+=|\s*$|\s*,)|([A-Za-z_]+)=(?:"([^"]*)"|([^\s,"]+)))/g)) {
+  for (const [, scheme, name, quoted, plain] of header.matchAll(
+    /(?:^|,\s*|\s)(?:([A-Za-z]+)(?=\s+[A-Za-z_]+=|\s*$|\s*,)|([A-Za-z_]+)=(?:"([^"]*)"|([^\s,"]+)))/g,
+  )) {
     if (scheme !== undefined) challenges.set(scheme.toLowerCase(), (current = new Map()));
     else if (name !== undefined) current?.set(name.toLowerCase(), quoted ?? plain ?? '');
   }

@@ -47,13 +47,18 @@ export class RepositoryClient {
       const response = await this.#get(op, host, { path: `manifests/${reference}`, headers: { accept: options.accept.join(', ') } });
       const bytes = await bodyOf(response, options.maxBytes);
       const digest = digestOf(bytes);
-      if (isDigest && digest !== reference) throw new ClassifiedError('dataLoss', `manifest ${reference}: ${new URL(host.url).origin} served ${digest}`);
+      if (isDigest && digest !== reference)
+        throw new ClassifiedError('dataLoss', `manifest ${reference}: ${new URL(host.url).origin} served ${digest}`);
       return { bytes, digest, mediaType: (response.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '' };
     });
   }
 
   /** Gives the bytes of a blob to `write` in order; after a broken connection it goes on where it was, if the host can. The caller verifies. */
-  async blob(op: Op, blob: { digest: Digest; sizeBytes: number }, begin: () => Promise<{ write(chunk: Uint8Array): Promise<void> }>): Promise<void> {
+  async blob(
+    op: Op,
+    blob: { digest: Digest; sizeBytes: number },
+    begin: () => Promise<{ write(chunk: Uint8Array): Promise<void> }>,
+  ): Promise<void> {
     await this.#onEachHost(op, 'pull', (host) => {
       let sink: Awaited<ReturnType<typeof begin>> | undefined;
       let at = 0;
@@ -68,7 +73,8 @@ export class RepositoryClient {
           await sink.write(chunk);
           at += chunk.length;
         }
-        if (at < blob.sizeBytes) throw new ClassifiedError('unavailable', `blob ${blob.digest}: the connection ended after ${at} of ${blob.sizeBytes} bytes`);
+        if (at < blob.sizeBytes)
+          throw new ClassifiedError('unavailable', `blob ${blob.digest}: the connection ended after ${at} of ${blob.sizeBytes} bytes`);
       };
     });
   }
@@ -133,19 +139,22 @@ function isTransient(error: unknown): boolean {
 }
 
 async function* stallGuarded(response: IncomingMessage, op: Op): AsyncGenerator<Buffer> {
-  const stalled = (): void => void response.destroy(new Error(`no byte for ${STALL_MS} ms`));
-  response.setTimeout(STALL_MS, stalled);
+  // Time spent writing to our own disk is not the registry's: the clock runs only while we wait for it.
+  const wait = (): NodeJS.Timeout => setTimeout(() => response.destroy(new Error(`no byte for ${STALL_MS} ms`)), STALL_MS);
+  let timer = wait();
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
+      clearTimeout(timer);
       throwIfOver(op);
-      // Time spent writing to our own disk is not the registry's.
-      response.setTimeout(0);
       yield chunk;
-      response.setTimeout(STALL_MS, stalled);
+      timer = wait();
     }
   } catch (error) {
-    throw error instanceof ClassifiedError ? error : new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error });
+    throw error instanceof ClassifiedError
+      ? error
+      : new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error });
   } finally {
+    clearTimeout(timer);
     response.destroy();
   }
 }

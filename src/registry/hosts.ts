@@ -25,7 +25,9 @@ const KEYS = new Set(['server', 'host', 'capabilities', 'ca', 'client', 'skip_ve
  * failedPrecondition names the file and the key that is wrong.
  */
 export function hostsOf(dir: string, registry: string): RegistryHost[] {
-  const path = [registry, registry.replace(/:(\d+)$/, '_$1_'), '_default'].map((name) => join(dir, name, 'hosts.toml')).find((each) => existsSync(each));
+  const path = [registry, registry.replace(/:(\d+)$/, '_$1_'), '_default']
+    .map((name) => join(dir, name, 'hosts.toml'))
+    .find((each) => existsSync(each));
   const plain = { ca: [], client: [], skipVerify: false, headers: {}, resolve: true, pull: true };
   const server = (url: string): RegistryHost => ({ ...plain, url: withApi(url, false), namespace: undefined });
   if (path === undefined) return [server(defaultServer(registry))];
@@ -42,17 +44,28 @@ export function hostsOf(dir: string, registry: string): RegistryHost[] {
     for (const key of Object.keys(table)) if (!KEYS.has(key)) fail(at + key, 'unknown key');
     const capabilities = table['capabilities'] ?? ['pull', 'resolve'];
     if (!Array.isArray(capabilities)) return fail(`${at}capabilities`, 'must be a list');
-    const files = (key: string): unknown[] => (table[key] === undefined ? [] : Array.isArray(table[key]) ? (table[key] as unknown[]) : [table[key]]);
-    const absolute = (value: unknown): string => (typeof value === 'string' ? (isAbsolute(value) ? value : join(path, '..', value)) : fail(at, 'a file name is not a string'));
+    const files = (key: string): unknown[] =>
+      table[key] === undefined ? [] : Array.isArray(table[key]) ? (table[key] as unknown[]) : [table[key]];
+    const absolute = (value: unknown): string =>
+      typeof value === 'string' ? (isAbsolute(value) ? value : join(path, '..', value)) : fail(at, 'a file name is not a string');
     const isMirror = new URL(url).host !== new URL(defaultServer(registry)).host;
     return {
       url: withApi(url, table['override_path'] === true),
       resolve: capabilities.includes('resolve'),
       pull: capabilities.includes('pull') || capabilities.includes('resolve'),
       ca: files('ca').map(absolute),
-      client: files('client').map((each) => (Array.isArray(each) ? [absolute(each[0]), each[1] === undefined || each[1] === '' ? undefined : absolute(each[1])] : [absolute(each), undefined])),
+      client: files('client').map((each) =>
+        Array.isArray(each)
+          ? [absolute(each[0]), each[1] === undefined || each[1] === '' ? undefined : absolute(each[1])]
+          : [absolute(each), undefined],
+      ),
       skipVerify: table['skip_verify'] === true,
-      headers: Object.fromEntries(Object.entries((table['header'] as Record<string, unknown> | undefined) ?? {}).map(([name, value]) => [name, Array.isArray(value) ? value.join(', ') : String(value)])),
+      headers: Object.fromEntries(
+        Object.entries((table['header'] as Record<string, unknown> | undefined) ?? {}).map(([name, value]) => [
+          name,
+          Array.isArray(value) ? value.join(', ') : String(value),
+        ]),
+      ),
       namespace: isMirror ? registry : undefined,
     };
   };

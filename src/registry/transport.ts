@@ -54,17 +54,23 @@ export async function ask(host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify
     response.resume();
     if (redirects >= MAX_REDIRECTS) throw new ClassifiedError('unavailable', `${originOf(url)} redirects without end`);
     const next = new URL(location, url);
-    if (next.origin !== new URL(url).origin) headers = Object.fromEntries(Object.entries(headers).filter(([name]) => /^(accept|range|user-agent)$/i.test(name)));
-    if (next.protocol !== 'https:' && next.protocol !== 'http:') throw new ClassifiedError('unavailable', `${originOf(url)} redirects to ${next.protocol}`);
+    if (next.origin !== new URL(url).origin)
+      headers = Object.fromEntries(Object.entries(headers).filter(([name]) => /^(accept|range|user-agent)$/i.test(name)));
+    if (next.protocol !== 'https:' && next.protocol !== 'http:')
+      throw new ClassifiedError('unavailable', `${originOf(url)} redirects to ${next.protocol}`);
     url = next.href;
   }
 }
 
 const originOf = (url: string): string => new URL(url).origin;
 
-function once(host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify'>, { method, url, headers, body, signal }: Ask): Promise<IncomingMessage> {
+function once(
+  host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify'>,
+  { method, url, headers, body, signal }: Ask,
+): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
-    const fail = (error: unknown): void => reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error }));
+    const fail = (error: unknown): void =>
+      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error }));
     const isTls = url.startsWith('https:');
     const options = { method, headers: { 'user-agent': 'gantry', ...headers }, signal };
     const request = isTls ? httpsRequest(url, { ...options, agent: agentOf(host) }) : httpRequest(url, { ...options, agent: plainAgent });
@@ -99,8 +105,17 @@ export async function refusal(response: IncomingMessage, what: string): Promise<
   const status = response.statusCode ?? 0;
   const text = (await bodyOf(response, 64 * 1024).catch(() => Buffer.alloc(0))).toString('utf8').slice(0, MAX_ERROR_BYTES);
   const words = wordsOf(text);
-  const kind = status === 404 ? 'notFound' : status === 401 || status === 403 ? 'permissionDenied' : status === 400 ? 'invalidArgument' : 'unavailable';
-  return new ClassifiedError(kind, `${what}: ${status}${words === '' ? '' : ` ${words}`}`, { detail: { status, retryAfter: response.headers['retry-after'] } });
+  const kind =
+    status === 404
+      ? 'notFound'
+      : status === 401 || status === 403
+        ? 'permissionDenied'
+        : status === 400
+          ? 'invalidArgument'
+          : 'unavailable';
+  return new ClassifiedError(kind, `${what}: ${status}${words === '' ? '' : ` ${words}`}`, {
+    detail: { status, retryAfter: response.headers['retry-after'] },
+  });
 }
 
 function wordsOf(text: string): string {

@@ -27,6 +27,8 @@ const TIMEOUT_MS = 2_000;
 export async function podNetwork(netnsPath: string, pid: number | undefined): Promise<InterfaceCounters[]> {
   const text = pid === undefined ? '' : await readFile(`/proc/${pid}/net/dev`, 'utf8').catch(() => '');
   if (text !== '') return parseNetDev(text);
-  const read = await run(newOp('read counters', { timeoutMs: TIMEOUT_MS }), { argv: ['nsenter', `--net=${netnsPath}`, 'cat', '/proc/net/dev'] }).catch(() => undefined);
+  const read = await run(newOp('read counters', { timeoutMs: TIMEOUT_MS }), {
+    argv: ['nsenter', `--net=${netnsPath}`, 'cat', '/proc/net/dev'],
+  }).catch(() => undefined);
   return read?.exitCode === 0 ? parseNetDev(read.stdout.toString('utf8')) : [];
 }

@@ -12,9 +12,10 @@ export const CAPABILITIES: readonly string[] = (
   .map((name) => `CAP_${name}`);
 
 /** What a container has that asks for nothing: the set that Kubernetes documents for its baseline. */
-const DEFAULT: readonly string[] = 'CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE'
-  .split(' ')
-  .map((name) => `CAP_${name}`);
+const DEFAULT: readonly string[] =
+  'CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE'
+    .split(' ')
+    .map((name) => `CAP_${name}`);
 
 /** Names of a bit mask as in /proc/PID/status (CapBnd). */
 export const capabilitiesOf = (mask: bigint): string[] => CAPABILITIES.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
@@ -23,7 +24,10 @@ export const capabilitiesOf = (mask: bigint): string[] => CAPABILITIES.filter((_
  * The five sets of a container. Everything is cut to the daemon's own bounding set: "ALL" is what we could give, and asking the runtime for more fails the start.
  * Inheritable stays empty (S10) but for what ambient needs. invalidArgument: a name that Linux doesn't know.
  */
-export function containerCapabilities(asked: Capability__Output | null, options: { privileged: boolean; bounding: readonly string[] }): OciCapabilities {
+export function containerCapabilities(
+  asked: Capability__Output | null,
+  options: { privileged: boolean; bounding: readonly string[] },
+): OciCapabilities {
   const field = 'config.linux.security_context.capabilities';
   const all = options.bounding;
   if (options.privileged) return sets(all, []);

@@ -19,9 +19,18 @@ const DEFAULT_RULES: readonly OciDeviceRule[] = [
   .concat([{ allow: true, type: 'c', major: 136, access: 'rwm' }]);
 
 /** Privileged containers get every device; others the default ones and those they were given. */
-export function devicesOf(devices: readonly HostDevice[], privileged: boolean): { nodes: readonly OciDevice[]; rules: readonly OciDeviceRule[] } {
+export function devicesOf(
+  devices: readonly HostDevice[],
+  privileged: boolean,
+): { nodes: readonly OciDevice[]; rules: readonly OciDeviceRule[] } {
   const nodes = devices.map(({ permissions: _permissions, ...node }) => node);
   if (privileged) return { nodes, rules: [{ allow: true, access: 'rwm' }] };
-  const given = devices.map(({ type, major, minor, permissions }): OciDeviceRule => ({ allow: true, type, major, minor, access: permissions || 'rwm' }));
+  const given = devices.map(({ type, major, minor, permissions }): OciDeviceRule => ({
+    allow: true,
+    type,
+    major,
+    minor,
+    access: permissions || 'rwm',
+  }));
   return { nodes, rules: [{ allow: false, access: 'rwm' }, ...DEFAULT_RULES, ...given] };
 }

@@ -36,7 +36,12 @@ const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs }: MountsIn
   return [
     { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
     { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
-    { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'] },
+    {
+      destination: '/dev/pts',
+      type: 'devpts',
+      source: 'devpts',
+      options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+    },
     { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
     shm,
     { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', access] },
@@ -53,22 +58,22 @@ const trimmed = (path: string): string => path.replace(/\/+/g, '/').replace(/(.)
 
 /** Defaults, each replaced by a CRI mount at the same place; parents before what lies in them, otherwise in the order given. */
 export function mountsOf(input: MountsInput): OciMount[] {
-  const asked = input.mounts.map(
-    (mount): OciMount => ({
-      destination: trimmed(mount.containerPath),
-      type: 'bind',
-      source: mount.source,
-      options: [
-        'rbind',
-        mount.propagation === 'private' ? 'rprivate' : mount.propagation,
-        mount.readOnly ? 'ro' : 'rw',
-        ...(mount.recursiveReadOnly ? ['rro'] : []),
-      ],
-    }),
-  );
+  const asked = input.mounts.map((mount): OciMount => ({
+    destination: trimmed(mount.containerPath),
+    type: 'bind',
+    source: mount.source,
+    options: [
+      'rbind',
+      mount.propagation === 'private' ? 'rprivate' : mount.propagation,
+      mount.readOnly ? 'ro' : 'rw',
+      ...(mount.recursiveReadOnly ? ['rro'] : []),
+    ],
+  }));
   const taken = new Set(asked.map(({ destination }) => destination));
   // A CRI mount of /sys brings its own cgroup tree or none; ours must not be put over it.
-  const own = defaults(input).filter(({ destination }) => !taken.has(destination) && !(taken.has('/sys') && destination.startsWith('/sys/')));
+  const own = defaults(input).filter(
+    ({ destination }) => !taken.has(destination) && !(taken.has('/sys') && destination.startsWith('/sys/')),
+  );
   const depth = (path: string): number => (path === '/' ? 0 : path.split('/').length);
   return [...own, ...asked].sort((a, b) => depth(a.destination) - depth(b.destination));
 }

@@ -21,7 +21,10 @@ const READONLY: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/pro
 /**
  * kubelet sends its own lists unless procMount is Unmasked, and then empty ones; a client that sends neither gets ours. Privileged: none.
  */
-export function maskedAndReadonly(context: LinuxContainerSecurityContext__Output | null): { maskedPaths: readonly string[]; readonlyPaths: readonly string[] } {
+export function maskedAndReadonly(context: LinuxContainerSecurityContext__Output | null): {
+  maskedPaths: readonly string[];
+  readonlyPaths: readonly string[];
+} {
   if (context?.privileged === true) return { maskedPaths: [], readonlyPaths: [] };
   const masked = context?.maskedPaths ?? [];
   const readonly = context?.readonlyPaths ?? [];

@@ -5,7 +5,10 @@ import type { ImageConfig } from '../../image/image.ts';
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /** CRI command and args over the image's: a command of its own drops the image's CMD too (CRI, ContainerConfig). */
-export function argsOf(config: Pick<ContainerConfig__Output, 'command' | 'args'>, image: Pick<ImageConfig, 'entrypoint' | 'cmd'>): string[] {
+export function argsOf(
+  config: Pick<ContainerConfig__Output, 'command' | 'args'>,
+  image: Pick<ImageConfig, 'entrypoint' | 'cmd'>,
+): string[] {
   const entrypoint = config.command.length > 0 ? config.command : image.entrypoint;
   const args = config.args.length > 0 ? config.args : config.command.length > 0 ? [] : image.cmd;
   const all = [...entrypoint, ...args];

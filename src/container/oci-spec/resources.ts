@@ -7,7 +7,8 @@ import type { OciResources } from './spec-types.ts';
 export function resourcesOf(limits: LinuxContainerResources__Output | null, mode: CgroupMode): OciResources {
   if (limits === null) return {};
   const unified = Object.keys(limits.unified);
-  if (unified.length > 0 && mode !== 'v2') throw invalidArgument('config.linux.resources.unified', 'needs cgroup v2, this host has v1 controllers');
+  if (unified.length > 0 && mode !== 'v2')
+    throw invalidArgument('config.linux.resources.unified', 'needs cgroup v2, this host has v1 controllers');
   const limit = numberOf(limits.memoryLimitInBytes);
   const swap = numberOf(limits.memorySwapLimitInBytes);
   const memory = { ...(limit === undefined ? {} : { limit }), ...(swap === undefined ? {} : { swap }) };

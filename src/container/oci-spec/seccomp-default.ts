@@ -34,7 +34,10 @@ process_vm_readv process_vm_writev ptrace`;
 /** Calls that a capability makes harmless to allow: the kernel asks for it anyway. */
 const BY_CAPABILITY: ReadonlyArray<readonly [string, string]> = [
   ['CAP_DAC_READ_SEARCH', 'open_by_handle_at'],
-  ['CAP_SYS_ADMIN', 'bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare'],
+  [
+    'CAP_SYS_ADMIN',
+    'bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare',
+  ],
   ['CAP_SYS_BOOT', 'reboot'],
   ['CAP_SYS_CHROOT', 'chroot'],
   ['CAP_SYS_MODULE', 'delete_module finit_module init_module'],

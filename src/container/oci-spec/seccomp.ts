@@ -3,7 +3,8 @@ import type { LinuxContainerSecurityContext__Output } from '../../gen/cri/runtim
 import { defaultSeccomp } from './seccomp-default.ts';
 import type { OciSeccomp } from './spec-types.ts';
 
-export type SeccompChoice = { readonly kind: 'unconfined' } | { readonly kind: 'default' } | { readonly kind: 'localhost'; readonly path: string };
+export type SeccompChoice =
+  { readonly kind: 'unconfined' } | { readonly kind: 'default' } | { readonly kind: 'localhost'; readonly path: string };
 
 /** From SecurityProfile, or the deprecated path where that is all there is. Privileged containers are unconfined, as the CRI says. */
 export function seccompChoice(context: LinuxContainerSecurityContext__Output | null): SeccompChoice {

@@ -54,7 +54,13 @@ export interface OciDeviceRule {
 export interface OciResources {
   readonly devices?: readonly OciDeviceRule[];
   readonly memory?: { readonly limit?: number; readonly swap?: number };
-  readonly cpu?: { readonly shares?: number; readonly quota?: number; readonly period?: number; readonly cpus?: string; readonly mems?: string };
+  readonly cpu?: {
+    readonly shares?: number;
+    readonly quota?: number;
+    readonly period?: number;
+    readonly cpus?: string;
+    readonly mems?: string;
+  };
   readonly pids?: { readonly limit: number };
   readonly hugepageLimits?: ReadonlyArray<{ readonly pageSize: string; readonly limit: number }>;
   readonly unified?: Readonly<Record<string, string>>;

@@ -111,7 +111,8 @@ function forUser(capabilities: OciProcess['capabilities'], uid: number): OciProc
 }
 
 /** Without CAP_SYS_RESOURCE nothing may go below the daemon's own score; the runtime would fail instead. */
-export const clampedOomScore = (asked: number, daemon: DaemonFacts): number => (daemon.mayLowerOomScore ? asked : Math.max(asked, daemon.oomScoreAdj));
+export const clampedOomScore = (asked: number, daemon: DaemonFacts): number =>
+  daemon.mayLowerOomScore ? asked : Math.max(asked, daemon.oomScoreAdj);
 
 function apparmorProfile({ config, daemon }: SpecInput): string | undefined {
   const context = config.linux?.securityContext ?? null;

@@ -18,7 +18,8 @@ export function createContainer(request: CreateContainerRequest__Output): { podS
   knownEnum(config.stopSignal, 'config.stop_signal');
   stringMap(config.labels, 'config.labels');
   stringMap(config.annotations, 'config.annotations');
-  for (const [key, list] of Object.entries({ command: config.command, args: config.args })) list.forEach((text, i) => noNul(text, `config.${key}[${i}]`));
+  for (const [key, list] of Object.entries({ command: config.command, args: config.args }))
+    list.forEach((text, i) => noNul(text, `config.${key}[${i}]`));
   config.envs.forEach(({ key, value }, index) => {
     nonEmpty(key, `config.envs[${index}].key`);
     if (key.includes('=')) throw invalidArgument(`config.envs[${index}].key`, `${JSON.stringify(key)} contains "="`);
@@ -28,7 +29,8 @@ export function createContainer(request: CreateContainerRequest__Output): { podS
   config.devices.forEach((device, index) => {
     absolutePath(device.hostPath, `config.devices[${index}].host_path`);
     absolutePath(device.containerPath, `config.devices[${index}].container_path`);
-    if (!/^[rwm]{0,3}$/.test(device.permissions)) throw invalidArgument(`config.devices[${index}].permissions`, `${JSON.stringify(device.permissions)} is not of r, w and m`);
+    if (!/^[rwm]{0,3}$/.test(device.permissions))
+      throw invalidArgument(`config.devices[${index}].permissions`, `${JSON.stringify(device.permissions)} is not of r, w and m`);
   });
   security(config);
   resources(config.linux?.resources ?? null, 'config.linux.resources');
@@ -41,7 +43,8 @@ function mounts(config: ContainerConfig__Output): void {
     absolutePath(mount.containerPath, `${field}.container_path`);
     knownEnum(mount.propagation, `${field}.propagation`);
     const isImage = mount.image !== null && mount.image.image !== '';
-    if (isImage === (mount.hostPath !== '')) throw invalidArgument(`${field}.host_path`, isImage ? 'an image volume has none' : 'must not be empty');
+    if (isImage === (mount.hostPath !== ''))
+      throw invalidArgument(`${field}.host_path`, isImage ? 'an image volume has none' : 'must not be empty');
     if (mount.hostPath !== '') absolutePath(mount.hostPath, `${field}.host_path`);
     if (!mount.recursiveReadOnly) return;
     if (!mount.readonly) throw invalidArgument(`${field}.recursive_read_only`, 'needs readonly');
@@ -103,11 +106,15 @@ export function resources(limits: LinuxContainerResources__Output | null, field:
     if (!/^[0-9,-]*$/.test(text)) throw invalidArgument(`${field}.${key}`, `${JSON.stringify(text)} is not a list of numbers and ranges`);
   }
   for (const key of Object.keys(limits.unified)) {
-    if (!/^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$/.test(key)) throw invalidArgument(`${field}.unified`, `${JSON.stringify(key)} is not a cgroup file`);
+    if (!/^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$/.test(key))
+      throw invalidArgument(`${field}.unified`, `${JSON.stringify(key)} is not a cgroup file`);
   }
 }
 
-export function updateContainerResources(request: UpdateContainerResourcesRequest__Output): { containerId: string; linux: LinuxContainerResources__Output } {
+export function updateContainerResources(request: UpdateContainerResourcesRequest__Output): {
+  containerId: string;
+  linux: LinuxContainerResources__Output;
+} {
   nonEmpty(request.containerId, 'container_id');
   const linux = required(request.linux, 'linux');
   resources(linux, 'linux');

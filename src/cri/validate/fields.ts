@@ -32,7 +32,8 @@ export function absolutePath(path: string, field: string): string {
 /** Stays below what it is joined to. */
 export function relativePath(path: string, field: string): string {
   noNul(path, field);
-  if (path.startsWith('/') || path.split('/').includes('..')) throw invalidArgument(field, `${JSON.stringify(path)} leaves the log directory`);
+  if (path.startsWith('/') || path.split('/').includes('..'))
+    throw invalidArgument(field, `${JSON.stringify(path)} leaves the log directory`);
   return path;
 }
 
@@ -54,7 +55,8 @@ const HOSTNAME = /^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const MAX_HOSTNAME = 64;
 
 export function hostname(text: string, field: string): void {
-  if (text !== '' && (text.length > MAX_HOSTNAME || !HOSTNAME.test(text))) throw invalidArgument(field, `${JSON.stringify(text)} is not a host name`);
+  if (text !== '' && (text.length > MAX_HOSTNAME || !HOSTNAME.test(text)))
+    throw invalidArgument(field, `${JSON.stringify(text)} is not a host name`);
 }
 
 const SYSCTL = /^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)+$/;

@@ -9,7 +9,9 @@ export function imageOf<T extends { image: ImageSpec__Output | null }>(request: 
   return { ...request, image };
 }
 
-export function pullImage<T extends { image: ImageSpec__Output | null; auth: AuthConfig__Output | null }>(request: T): T & { image: ImageSpec__Output } {
+export function pullImage<T extends { image: ImageSpec__Output | null; auth: AuthConfig__Output | null }>(
+  request: T,
+): T & { image: ImageSpec__Output } {
   for (const [key, value] of Object.entries(request.auth ?? {})) noNul(value, `auth.${key}`);
   return imageOf(request);
 }

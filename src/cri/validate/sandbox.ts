@@ -3,7 +3,19 @@ import type { PodSandboxConfig__Output } from '../../gen/cri/runtime/v1/PodSandb
 import type { NamespaceOption__Output } from '../../gen/cri/runtime/v1/NamespaceOption.ts';
 import type { PodSandboxStatusRequest__Output } from '../../gen/cri/runtime/v1/PodSandboxStatusRequest.ts';
 import type { RunPodSandboxRequest__Output } from '../../gen/cri/runtime/v1/RunPodSandboxRequest.ts';
-import { absolutePath, cgroupParent, hostname, ipAddress, knownEnum, noNul, nonEmpty, port, required, stringMap, sysctl } from './fields.ts';
+import {
+  absolutePath,
+  cgroupParent,
+  hostname,
+  ipAddress,
+  knownEnum,
+  noNul,
+  nonEmpty,
+  port,
+  required,
+  stringMap,
+  sysctl,
+} from './fields.ts';
 
 export function runPodSandbox(request: RunPodSandboxRequest__Output): { config: PodSandboxConfig__Output; runtimeHandler: string } {
   const config = required(request.config, 'config');
@@ -26,7 +38,8 @@ function dns({ dnsConfig }: PodSandboxConfig__Output): void {
   if (dnsConfig === null) return;
   for (const key of ['servers', 'searches', 'options'] as const) {
     dnsConfig[key].forEach((text, index) => {
-      if (text === '' || /[\s\0]/.test(text)) throw invalidArgument(`config.dns_config.${key}[${index}]`, `${JSON.stringify(text)} is empty or contains white space`);
+      if (text === '' || /[\s\0]/.test(text))
+        throw invalidArgument(`config.dns_config.${key}[${index}]`, `${JSON.stringify(text)} is empty or contains white space`);
     });
   }
 }
@@ -56,7 +69,8 @@ function linux({ linux: options }: PodSandboxConfig__Output): void {
     sysctl(key, value, `config.linux.sysctls[${key}]`);
     const isNet = /^net[./]/.test(key);
     if (isNet && namespaces?.network === 'NODE') throw invalidArgument(`config.linux.sysctls[${key}]`, "would change the host's network");
-    if (IPC_SYSCTL.test(key) && namespaces?.ipc === 'NODE') throw invalidArgument(`config.linux.sysctls[${key}]`, "would change the host's IPC namespace");
+    if (IPC_SYSCTL.test(key) && namespaces?.ipc === 'NODE')
+      throw invalidArgument(`config.linux.sysctls[${key}]`, "would change the host's IPC namespace");
     if (!isNet && !IPC_SYSCTL.test(key)) throw invalidArgument(`config.linux.sysctls[${key}]`, 'does not belong to a namespace of the pod');
   }
 }

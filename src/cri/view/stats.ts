@@ -61,11 +61,17 @@ export async function containerStatsView(source: StatsSource, record: ContainerR
 }
 
 /** Figures of a pod: of its cgroup as a whole, its network namespace, its containers. */
-export async function podSandboxStatsView(source: StatsSource, sandbox: PodSandboxRecord, containers: readonly ContainerRecord[]): Promise<PodSandboxStats> {
+export async function podSandboxStatsView(
+  source: StatsSource,
+  sandbox: PodSandboxRecord,
+  containers: readonly ContainerRecord[],
+): Promise<PodSandboxStats> {
   const { config } = sandbox;
   const [sample, interfaces, each] = await Promise.all([
     source.sampler.read(sandbox.id, sandbox.cgroupParent),
-    usesHostNetwork(config) ? [] : podNetwork(`${podPaths(source.stateDir, sandbox.id).namespaces}/net`, containers.find((c) => c.process)?.process?.init.pid),
+    usesHostNetwork(config)
+      ? []
+      : podNetwork(`${podPaths(source.stateDir, sandbox.id).namespaces}/net`, containers.find((c) => c.process)?.process?.init.pid),
     Promise.all(containers.map((record) => containerStatsView(source, record))),
   ]);
   const views = interfaces.map((link) => ({
@@ -80,7 +86,11 @@ export async function podSandboxStatsView(source: StatsSource, sandbox: PodSandb
     linux: {
       cpu: cpuView(sample),
       memory: memoryView(sample),
-      network: { timestamp: String(sample.timestampNs), defaultInterface: views.find(({ name }) => name === 'eth0') ?? null, interfaces: views },
+      network: {
+        timestamp: String(sample.timestampNs),
+        defaultInterface: views.find(({ name }) => name === 'eth0') ?? null,
+        interfaces: views,
+      },
       process: { timestamp: String(sample.timestampNs), processCount: value(sample.pids.current) },
       containers: each,
     },

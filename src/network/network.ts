@@ -1,0 +1,178 @@
+import { ClassifiedError, messageOf } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { detached, newOp } from '../base/op.ts';
+import type { Op } from '../base/op.ts';
+import type { Attachment, Network, NetworkStatus, PodNetworkRequest } from './attach.ts';
+import { addChain, checkChain, delChain } from './chain.ts';
+import type { Chain } from './chain.ts';
+import type { Conflist, LoadedConf } from './conflist.ts';
+import { isAtLeast, loadConflist, stampOf } from './conflist.ts';
+import { CNI_ERROR, invoke } from './invoke.ts';
+import { releaseStale } from './ipam-gc.ts';
+
+const POLL_MS = 2_000;
+const STATUS_EVERY_MS = 10_000;
+/** So many failures of STATUS in a row make the network not ready: one flap is none (R29). */
+const STATUS_FAILURES = 3;
+const CLEANUP_TIMEOUT_MS = 60_000;
+
+export interface NetworkOptions {
+  readonly config: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly stateDir: string;
+  readonly log: Logger;
+}
+
+/** CNI: the first conflist of the directory, noticed anew when the directory changes. */
+export async function createNetwork(options: NetworkOptions): Promise<Network & { close(): Promise<void> }> {
+  const network = new CniNetwork(options);
+  await network.poll();
+  network.start();
+  return network;
+}
+
+class CniNetwork implements Network {
+  readonly #confDir: string;
+  readonly #binDirs: readonly string[];
+  readonly #log: Logger;
+  #stamp = '';
+  #conf: LoadedConf = { conflist: undefined, problems: [] };
+  #failures = 0;
+  #lastFailure = '';
+  #statusAtMs = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #polling: Promise<void> | undefined;
+
+  constructor({ config, log }: NetworkOptions) {
+    this.#confDir = config.confDir;
+    this.#binDirs = config.binDirs;
+    this.#log = log;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => (this.#polling ??= this.poll().finally(() => (this.#polling = undefined))), POLL_MS).unref();
+  }
+
+  async poll(): Promise<void> {
+    try {
+      await this.#reload();
+      if (Date.now() - this.#statusAtMs >= STATUS_EVERY_MS) await this.#pollStatus();
+    } catch (error) {
+      this.#log.warn({ err: messageOf(error) }, 'the CNI configuration can not be read');
+    }
+  }
+
+  async #reload(): Promise<void> {
+    const stamp = await stampOf(this.#confDir);
+    if (stamp === this.#stamp && this.#stamp !== '') return;
+    const before = this.#conf.conflist?.name;
+    this.#conf = await loadConflist(this.#confDir);
+    this.#stamp = stamp;
+    for (const problem of this.#conf.conflist === undefined ? [] : this.#conf.problems)
+      this.#log.warn({ problem }, 'a CNI configuration is passed over');
+    if (this.#conf.conflist?.name !== before) this.#log.info({ network: this.#conf.conflist?.name ?? 'none' }, 'CNI configuration');
+  }
+
+  async #pollStatus(): Promise<void> {
+    const { conflist } = this.#conf;
+    this.#statusAtMs = Date.now();
+    if (conflist === undefined || !isAtLeast(conflist.cniVersion, '1.1.0')) {
+      this.#failures = 0;
+      return;
+    }
+    try {
+      for (const plugin of conflist.plugins) await this.#verb('STATUS', conflist, plugin, {});
+      this.#failures = 0;
+    } catch (error) {
+      this.#failures++;
+      this.#lastFailure = messageOf(error);
+    }
+  }
+
+  /** STATUS and GC are younger than many plugins: one that does not know them has nothing against it. */
+  async #verb(
+    command: 'STATUS' | 'GC',
+    conflist: Conflist,
+    plugin: Conflist['plugins'][number],
+    more: Record<string, unknown>,
+  ): Promise<void> {
+    const { capabilities: _capabilities, ...own } = plugin;
+    const config = { ...own, cniVersion: conflist.cniVersion, name: conflist.name, ...more };
+    try {
+      await invoke(newOp(`cni ${command}`, { log: this.#log, timeoutMs: 10_000 }), {
+        command,
+        type: plugin.type,
+        binDirs: this.#binDirs,
+        parameters: {},
+        config,
+      });
+    } catch (error) {
+      const code = error instanceof ClassifiedError ? error.detail?.['cniCode'] : undefined;
+      if (code !== CNI_ERROR.invalidEnvironment && code !== CNI_ERROR.incompatibleVersion) throw error;
+    }
+  }
+
+  status(): NetworkStatus {
+    const notReady = (message: string): NetworkStatus => ({ ready: false, reason: 'NetworkPluginNotReady', message });
+    if (this.#conf.conflist === undefined) return notReady(`cni config uninitialized: ${this.#conf.problems.join('; ')}`);
+    if (this.#failures >= STATUS_FAILURES) return notReady(this.#lastFailure);
+    return { ready: true, reason: '', message: '' };
+  }
+
+  async attach(op: Op, request: PodNetworkRequest): Promise<Attachment> {
+    await this.#reload();
+    const { conflist } = this.#conf;
+    if (conflist === undefined) throw new ClassifiedError('failedPrecondition', `attach pod network: ${this.#conf.problems.join('; ')}`);
+    const chain = { conflist, binDirs: this.#binDirs };
+    try {
+      return await addChain(op, chain, request);
+    } catch (error) {
+      // Under a deadline of its own: the request's is often what ended the ADD (R3). The caller's teardown tries again what fails here.
+      await delChain(detached(op, CLEANUP_TIMEOUT_MS), chain, request, undefined).catch((failure: unknown) =>
+        op.log.warn({ err: messageOf(failure) }, 'a failed attachment could not be undone at once'),
+      );
+      throw error;
+    }
+  }
+
+  async detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void> {
+    const chain = await this.#chainOf(attachment);
+    if (chain === undefined) return;
+    try {
+      await delChain(op, chain, request, attachment?.result);
+    } catch (error) {
+      // Without a namespace nothing is left in it; what plugins keep elsewhere they released, or GC will (R4).
+      if (request.netnsPath !== '') throw error;
+      op.log.warn({ sandbox: request.sandboxId, err: messageOf(error) }, 'detach without a network namespace');
+    }
+  }
+
+  async check(op: Op, request: PodNetworkRequest, attachment: Attachment): Promise<void> {
+    const chain = await this.#chainOf(attachment);
+    if (chain) await checkChain(op, chain, request, attachment.result);
+  }
+
+  /** The conflist that ADD used, else the one there is now. */
+  async #chainOf(attachment: Attachment | undefined): Promise<Chain | undefined> {
+    if (attachment !== undefined) return { conflist: attachment.conflist as Conflist, binDirs: this.#binDirs };
+    await this.#reload();
+    return this.#conf.conflist && { conflist: this.#conf.conflist, binDirs: this.#binDirs };
+  }
+
+  async gc(op: Op, validSandboxIds: readonly string[]): Promise<void> {
+    await this.#reload();
+    const { conflist } = this.#conf;
+    if (conflist === undefined || conflist.disableGc) return;
+    const valid = new Set(validSandboxIds);
+    const released = await releaseStale(conflist, (id) => valid.has(id));
+    if (released.length > 0) op.log.info({ addresses: released }, 'addresses of pods that are gone were released');
+    if (!isAtLeast(conflist.cniVersion, '1.1.0')) return;
+    const attachments = validSandboxIds.map((containerID) => ({ containerID, ifname: 'eth0' }));
+    for (const plugin of conflist.plugins)
+      await this.#verb('GC', conflist, plugin, { 'cni.dev/valid-attachments': attachments, 'cni.dev/attachments': attachments });
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#polling;
+  }
+}

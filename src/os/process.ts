@@ -60,7 +60,7 @@ export function signal(ref: ProcessRef, number: number): boolean {
   }
 }
 
-/** Empty for kernel threads, zombies and what is gone. */
+/** Empty for kernel threads, zombies, what is gone and what is just in its exec. */
 export function argvOf(pid: number): string[] {
   try {
     const text = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
@@ -76,10 +76,11 @@ function pids(): number[] {
 
 /** Processes with an argument that contains `needle`, ourselves excepted. */
 export function findByArgv(needle: string): ProcessRef[] {
-  return pids().flatMap((pid) => {
-    if (pid === process.pid || !argvOf(pid).some((argument) => argument.includes(needle))) return [];
-    return processRef(pid) ?? [];
-  });
+  const others = pids().filter((pid) => pid !== process.pid);
+  const argvs = others.map((pid) => [pid, argvOf(pid)] as const);
+  // In the middle of its exec a process has no arguments for a moment: it is looked at again.
+  const again = argvs.flatMap(([pid, argv]) => (argv.length === 0 ? [[pid, argvOf(pid)] as const] : []));
+  return [...argvs, ...again].flatMap(([pid, argv]) => (argv.some((argument) => argument.includes(needle)) ? (processRef(pid) ?? []) : []));
 }
 
 /** Children, their children and so on, by parent pid. What was orphaned meanwhile is not among them. */

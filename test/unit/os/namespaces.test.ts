@@ -1,0 +1,124 @@
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { kindOf } from '../../../src/base/errors.ts';
+import { newOp } from '../../../src/base/op.ts';
+import type { NamespacesRequest } from '../../../src/os/namespaces.ts';
+import { createNamespaces, removeNamespaces } from '../../../src/os/namespaces.ts';
+import { mountsUnder } from '../../../src/os/mount.ts';
+import { run } from '../../../src/os/spawn.ts';
+import { leaksFail } from '../../lib/leaks.ts';
+
+const ALL = ['net', 'ipc', 'uts'] as const;
+
+describe('os/namespaces', () => {
+  if (process.getuid?.() !== 0) return;
+  const root = mkdtempSync(join(tmpdir(), 'gantry-test-ns-'));
+  leaksFail({
+    mountPrefixes: [root],
+    warm: async () => {
+      await createNamespaces({ dir: join(root, 'warm'), kinds: ['uts'] });
+      await removeNamespaces(join(root, 'warm'));
+    },
+  });
+  after(() => rmSync(root, { recursive: true }));
+  let dir: string;
+  let count = 0;
+  beforeEach(() => {
+    dir = join(root, String(count++));
+  });
+  afterEach(() => removeNamespaces(dir));
+
+  const inside = async (script: string): Promise<string> => {
+    const op = newOp('test', { timeoutMs: 5000 });
+    const argv = ['nsenter', ...ALL.map((kind) => `--${kind}=${dir}/${kind}`), 'sh', '-c', script];
+    const result = await run(op, { argv });
+    return `${result.stdout}${result.stderr}`.trim();
+  };
+
+  async function failure(request: Omit<NamespacesRequest, 'dir'>): Promise<Error> {
+    try {
+      await createNamespaces({ dir, ...request });
+    } catch (error) {
+      return error as Error;
+    }
+    throw new Error('it did not fail');
+  }
+
+  it('pins new ones with hostname, sysctls and lo up', async () => {
+    const sysctls = { 'net.ipv4.ip_forward': '1', 'kernel.shm_rmid_forced': '1', 'net/ipv4/ping_group_range': '0 10' };
+    await createNamespaces({ dir, kinds: ALL, hostname: 'web-0', sysctls });
+    expect(readdirSync(dir).sort()).to.deep.equal([...ALL].sort());
+    expect(statSync(dir).mode & 0o777).to.equal(0o700);
+    for (const kind of ALL) {
+      const own = Number(/\d+/.exec(readlinkSync(`/proc/self/ns/${kind}`))?.[0]);
+      expect(statSync(join(dir, kind)).ino).not.to.equal(own);
+    }
+    const script = 'hostname; cd /proc/sys; cat net/ipv4/ip_forward kernel/shm_rmid_forced net/ipv4/ping_group_range; ip -br addr show lo';
+    expect((await inside(script)).replace(/\s+/g, ' ')).to.equal('web-0 1 1 0 10 lo UNKNOWN 127.0.0.1/8 ::1/128');
+  });
+
+  it('leaves every thread of ours at home', async () => {
+    const hostnameBefore = readFileSync('/proc/sys/kernel/hostname', 'utf8');
+    await Promise.all(
+      Array.from({ length: 20 }, (_, i) => createNamespaces({ dir: join(dir, String(i)), kinds: ALL, hostname: `pod-${i}` })),
+    );
+    for (const kind of ALL) {
+      const seen = new Set(readdirSync('/proc/self/task').map((task) => readlinkSync(`/proc/self/task/${task}/ns/${kind}`)));
+      expect([...seen]).to.deep.equal([readlinkSync(`/proc/self/ns/${kind}`)]);
+    }
+    const pins = mountsUnder(dir).map((path) => statSync(path).ino);
+    expect(new Set(pins).size).to.equal(60);
+    expect(readFileSync('/proc/sys/kernel/hostname', 'utf8')).to.equal(hostnameBefore);
+    await Promise.all(Array.from({ length: 20 }, (_, i) => removeNamespaces(join(dir, String(i)))));
+  });
+
+  it('leaves nothing of a create that fails half-way, and goes on working', async () => {
+    for (const [sysctls, message] of [
+      [{ 'net.ipv4.no_such_thing': '1' }, 'ENOENT'],
+      [{ 'net.ipv4.ip_forward': 'much' }, 'EINVAL'],
+    ] as const) {
+      const error = await failure({ kinds: ALL, sysctls });
+      expect(kindOf(error)).to.equal('invalidArgument');
+      expect(error.message).to.contain('config.linux.sysctls[net.ipv4.').and.contain(message);
+      expect(existsSync(dir)).to.equal(false);
+    }
+    const error = await failure({ kinds: ['uts'], hostname: 'x'.repeat(100) });
+    expect(error.message).to.contain('sethostname');
+    expect(existsSync(dir)).to.equal(false);
+    await createNamespaces({ dir, kinds: ['net'] });
+  });
+
+  it('refuses sysctls that reach beyond', async () => {
+    for (const [key, kinds] of [
+      ['kernel.panic', ALL],
+      ['vm.swappiness', ALL],
+      ['net.ipv4.ip_forward', ['ipc']],
+      ['kernel.msgmax', ['net']],
+      ['net/../vm/swappiness', ALL],
+      ['net', ALL],
+      ['', ALL],
+    ] as const) {
+      const error = await failure({ kinds, sysctls: { [key]: '1' } });
+      expect(kindOf(error), key).to.equal('invalidArgument');
+    }
+    expect(kindOf(await failure({ kinds: ALL, sysctls: { 'net.ipv4.ip_forward': '1\n' } }))).to.equal('invalidArgument');
+    expect(existsSync(dir)).to.equal(false);
+  });
+
+  it('does not touch what a directory pins already', async () => {
+    await createNamespaces({ dir, kinds: ['net'] });
+    const { ino } = statSync(join(dir, 'net'));
+    expect(kindOf(await failure({ kinds: ['net'] }))).to.equal('alreadyExists');
+    expect(statSync(join(dir, 'net')).ino).to.equal(ino);
+  });
+
+  it('removes idempotently', async () => {
+    await createNamespaces({ dir, kinds: ALL });
+    await removeNamespaces(dir);
+    await removeNamespaces(dir);
+    expect(existsSync(dir)).to.equal(false);
+    expect(mountsUnder(dir)).to.deep.equal([]);
+  });
+});

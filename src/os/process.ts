@@ -8,6 +8,14 @@ export interface ProcessRef {
   readonly startTime: string;
 }
 
+/** How a process ended. */
+export interface ExitStatus {
+  /** 0-255; 128 + signal when a signal ended it (the convention of shells and of the CRI). */
+  readonly exitCode: number;
+  readonly signal: number;
+  readonly exitedAtNs: bigint;
+}
+
 interface Stat {
   readonly state: string;
   readonly ppid: number;

@@ -2,9 +2,8 @@ import { closeSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../base/errors.ts';
-import type { ProcessRef } from './process.ts';
+import type { ExitStatus, ProcessRef } from './process.ts';
 import { processRef } from './process.ts';
-import type { ExitStatus } from './spawn.ts';
 import { becomeSubreaper, epollAdd, epollCreate, epollRemove, eventfd, pidfdOpen } from './syscalls.ts';
 
 interface Collected extends ProcessRef, ExitStatus {}

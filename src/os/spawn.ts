@@ -7,17 +7,12 @@ import { ClassifiedError, errnoOf, wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import { posixSpawn } from './posix-spawn.ts';
-import type { ProcessRef } from './process.ts';
+import type { ExitStatus, ProcessRef } from './process.ts';
 import { processRef } from './process.ts';
 import { claimChild, ensureReactor } from './reactor.ts';
 import { O_CLOEXEC, pidfdOpen, pidfdSendSignal, pipe2 } from './syscalls.ts';
 
-export interface ExitStatus {
-  /** 0-255; 128 + signal when a signal ended it (the convention of shells and of the CRI). */
-  readonly exitCode: number;
-  readonly signal: number;
-  readonly exitedAtNs: bigint;
-}
+export type { ExitStatus } from './process.ts';
 
 export interface SpawnOptions {
   /** argv[0] is an absolute path or looked up on PATH. */

@@ -1,7 +1,8 @@
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { ClassifiedError } from '../base/errors.ts';
-import type { Compression } from './unpack.ts';
+
+export type Compression = 'gzip' | 'zstd' | 'none';
 
 /** Programs found on this machine, absolute paths. */
 export interface Tools {

@@ -10,11 +10,9 @@ import { pipe, spawn } from '../os/spawn.ts';
 import { StderrTail } from './stderr-tail.ts';
 import type { LayerSource } from './snapshotter.ts';
 import type { LayerChanges } from './tar/layer-filter.ts';
-import type { Tools } from './tools.ts';
+import type { Compression, Tools } from './tools.ts';
 import { extractArgv, inflateArgv } from './tools.ts';
 import { applyWhiteouts } from './whiteouts.ts';
-
-export type Compression = 'gzip' | 'zstd' | 'none';
 
 /** To the worker: it reads `inputFd` and writes the canonical tar to `tarFd`; both stay the starter's to close. */
 export interface UnpackJob {

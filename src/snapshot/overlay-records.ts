@@ -92,7 +92,8 @@ function chainOf(layers: Layers, top: Digest | null): Layer[] | undefined {
   const chain: Layer[] = [];
   for (let chainId = top; chainId !== null;) {
     const layer = layers.get(chainId);
-    if (layer === undefined) return undefined;
+    // More than there are: a damaged record leads back up.
+    if (layer === undefined || chain.length >= layers.size) return undefined;
     chain.push(layer);
     chainId = layer.parent;
   }

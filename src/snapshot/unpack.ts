@@ -121,6 +121,8 @@ async function inWorker(job: UnpackJob): Promise<UnpackReply> {
     workerData: job,
     resourceLimits: { maxYoungGenerationSizeMb: 4 },
     trackUnmanagedFds: false,
+    // Flags for the main script are none of its business.
+    execArgv: [],
   });
   const { promise, resolve } = Promise.withResolvers<UnpackReply>();
   const failed = (error: string): void => resolve({ error, kind: 'internal', tarIsGone: false });

@@ -19,28 +19,45 @@ export interface Sampler {
 }
 
 /** A reading this young answers again; the rate spans at least as long. */
-const FRESH_NS = 1_000_000_000n;
+const FRESH_MS = 1_000;
 
 interface Entry {
   readonly path: string;
-  last: Sample | undefined;
+  last: { readonly sample: Sample; readonly atNs: bigint } | undefined;
   reading: Promise<Sample> | undefined;
 }
 
-/** Reads cgroups when asked, at most once a second each, and at once for everybody who asks (R5: polls don't pile up). */
-export function createSampler(): Sampler {
+export interface SamplerOptions {
+  readonly freshMs?: number;
+  readonly readStats?: (cgroupPath: string) => Promise<CgroupStats>;
+  /** Nanoseconds of a clock that nobody sets. */
+  readonly clock?: () => bigint;
+}
+
+/** Reads cgroups when asked, at most once a second each, and at once for everybody who asks (R5: polls don't pile up). Nobody asks: no work. */
+export function createSampler(options: SamplerOptions = {}): Sampler {
+  const { freshMs = FRESH_MS, readStats: readCgroup = readStats, clock = process.hrtime.bigint } = options;
+  const freshNs = BigInt(freshMs) * 1_000_000n;
   const entries = new Map<string, Entry>();
 
   const entryOf = (id: string, path: string): Entry => {
     const known = entries.get(id);
-    if (known) return known;
+    if (known?.path === path) return known;
     const entry: Entry = { path, last: undefined, reading: undefined };
     entries.set(id, entry);
     return entry;
   };
 
+  const read = async (entry: Entry): Promise<Sample> => {
+    const stats = await readCgroup(entry.path);
+    const atNs = clock();
+    const sample = { ...stats, timestampNs: nowNs(), usageNanoCores: rateOf(entry.last, stats.cpuUsageNs, atNs) };
+    entry.last = { sample, atNs };
+    return sample;
+  };
+
   const sampleOf = async (entry: Entry): Promise<Sample> => {
-    if (entry.last && nowNs() - entry.last.timestampNs < FRESH_NS) return entry.last;
+    if (entry.last && clock() - entry.last.atNs < freshNs) return entry.last.sample;
     entry.reading ??= read(entry).finally(() => (entry.reading = undefined));
     return entry.reading;
   };
@@ -56,12 +73,8 @@ export function createSampler(): Sampler {
   };
 }
 
-async function read(entry: Entry): Promise<Sample> {
-  const stats = await readStats(entry.path);
-  const timestampNs = nowNs();
-  const since = entry.last;
-  const rate = since ? Number(((stats.cpuUsageNs - since.cpuUsageNs) * 1_000_000_000n) / (timestampNs - since.timestampNs)) : undefined;
-  const sample = { ...stats, timestampNs, usageNanoCores: rate === undefined ? undefined : Math.max(0, rate) };
-  entry.last = sample;
-  return sample;
+// A cgroup that was made anew under its old path begins at zero again.
+function rateOf(last: Entry['last'], cpuUsageNs: bigint, atNs: bigint): number | undefined {
+  if (last === undefined || atNs <= last.atNs || cpuUsageNs < last.sample.cpuUsageNs) return undefined;
+  return Number(((cpuUsageNs - last.sample.cpuUsageNs) * 1_000_000_000n) / (atNs - last.atNs));
 }

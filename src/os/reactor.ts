@@ -125,7 +125,7 @@ function refer(): void {
 }
 
 /** Calls back once when `fd` is readable, unless the result is called before. The descriptor stays the caller's. */
-function watchFd(fd: number, onReady: () => void): () => void {
+export function watchFd(fd: number, onReady: () => void): () => void {
   const { epfd } = started();
   const token = nextToken++;
   const remove = (): void => {

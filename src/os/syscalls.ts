@@ -56,7 +56,6 @@ const c = {
   lsetxattr: libc.func('int lsetxattr(const char *path, const char *name, void *value, size_t size, int flags)'),
   lgetxattr: libc.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
   syncfs: libc.func('int syncfs(int fd)'),
-  personality: libc.func('int personality(unsigned long persona)'),
 };
 
 /** These are the same on every architecture. */
@@ -64,7 +63,6 @@ const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, openat2: 437, mountSetattr: 
 
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
-export const O_NOFOLLOW = ARM64 ? 0o100000 : 0o400000;
 export const O_DIRECTORY = ARM64 ? 0o40000 : 0o200000;
 export const O_NONBLOCK = 0o4000;
 
@@ -180,7 +178,7 @@ export const dupAbove = (fd: number, least: number): number => check(c.fcntl(fd,
 
 export const epollCreate = (): number => check(c.epollCreate1(O_CLOEXEC) as number, 'epoll_create1');
 export const eventfd = (): number => check(c.eventfd(0, O_CLOEXEC | O_NONBLOCK) as number, 'eventfd');
-export const EPOLLIN = 1;
+const EPOLLIN = 1;
 
 // The kernel packs epoll_event on x86-64 only.
 const EPOLL_EVENT_BYTES = ARM64 ? 16 : 12;
@@ -243,6 +241,10 @@ const MSG_NOSIGNAL = 0x4000;
 /** EAGAIN when the receiver's queue is full. */
 export const sendTo = (fd: number, data: Uint8Array, address: Buffer): number =>
   check(Number(c.sendto(fd, data, data.length, MSG_DONTWAIT | MSG_NOSIGNAL, address, address.length)), 'sendto');
+
+/** On a connected socket. EAGAIN when the peer's queue is full, EPIPE when it is gone. */
+export const sendPacket = (fd: number, data: Uint8Array): number =>
+  check(Number(c.sendto(fd, data, data.length, MSG_DONTWAIT | MSG_NOSIGNAL, null, 0)), 'send');
 
 /** One packet, cut to the buffer's length: its size, 0 at the end, undefined when nothing is there yet. */
 export function receive(fd: number, buffer: Buffer): number | undefined {

@@ -1,0 +1,71 @@
+import { closeSync } from 'node:fs';
+import { watchFd } from './reactor.ts';
+import { AF_UNIX, connectUnix, O_NONBLOCK, receive, sendPacket, SOCK_SEQPACKET, socket } from './syscalls.ts';
+
+/** conmon's packets are a stream's number and up to 8 KiB of it; a longer packet would be cut. */
+const PACKET_BYTES = 32 * 1024;
+/** Then others get their turn. */
+const PACKETS_PER_TURN = 64;
+
+export interface SeqpacketHandlers {
+  /** One packet, the handler's own to keep. */
+  readonly onPacket: (packet: Buffer) => void;
+  /** Once: the peer has closed, or the error that ended it. Not after `close`. */
+  readonly onEnd: (error: unknown) => void;
+}
+
+export interface Seqpacket {
+  /** One packet. The error has the errno: EAGAIN when the peer does not keep up, EPIPE when it is gone, EBADF after `close`. */
+  send(packet: Uint8Array): void;
+  close(): void;
+}
+
+/**
+ * A client of a SOCK_SEQPACKET socket, which node:net can't open: conmon's attach socket (DESIGN 3.4). It is always drained, because a reader that stalls
+ * stops the container: who can't keep up with `onPacket` bounds its buffer and gives up. The error of a failed connect has the errno.
+ */
+export function connectSeqpacket(path: string, { onPacket, onEnd }: SeqpacketHandlers): Seqpacket {
+  let fd = socket(AF_UNIX, SOCK_SEQPACKET | O_NONBLOCK);
+  let unwatch: () => void = () => undefined;
+  const close = (): void => {
+    if (fd < 0) return;
+    unwatch();
+    closeSync(fd);
+    // The number will be somebody else's.
+    fd = CLOSED;
+  };
+  const end = (error?: unknown): void => {
+    if (fd < 0) return;
+    close();
+    onEnd(error);
+  };
+  const drain = (): void => {
+    try {
+      for (let count = 0; fd >= 0 && count < PACKETS_PER_TURN; count++) {
+        const packet = receivePacket(fd);
+        if (packet === undefined) break;
+        if (packet.length === 0) return end();
+        onPacket(packet);
+      }
+      if (fd >= 0) unwatch = watchFd(fd, drain);
+    } catch (error) {
+      end(error);
+    }
+  };
+  try {
+    connectUnix(fd, path);
+    unwatch = watchFd(fd, drain);
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return { send: (packet) => void sendPacket(fd, packet), close };
+}
+
+const CLOSED = -1;
+
+function receivePacket(fd: number): Buffer | undefined {
+  const packet = Buffer.allocUnsafe(PACKET_BYTES);
+  const sizeBytes = receive(fd, packet);
+  return sizeBytes === undefined ? undefined : Buffer.from(packet.subarray(0, sizeBytes));
+}

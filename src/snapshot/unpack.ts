@@ -80,11 +80,11 @@ async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools):
       inputFd = own(plain.read);
       inflating = start(inflater, { stdin: blob, stdout: lend(plain.write) });
     }
-    const tarInput = pipe();
-    const tarFd = tarInput.write;
+    const { read: tarStdin, write: tarFd } = pipe();
     using tarEnd = new DisposableStack();
     tarEnd.adopt(tarFd, closeSync);
-    const tar = start(extractArgv(tools, fsDir), { stdin: lend(tarInput.read) });
+    lend(tarStdin);
+    const tar = start(extractArgv(tools, fsDir), { stdin: tarStdin });
     childFds.dispose();
     op.signal.addEventListener('abort', kill, { once: true });
     if (op.signal.aborted) kill();

@@ -69,6 +69,24 @@ describe('overlay snapshotter', () => {
       await snapshotter.commitLayer(op(), source, chain);
     });
 
+    it('leave no descriptor open, whether a commit succeeds or fails', async () => {
+      const none = await createOverlaySnapshotter({ root: bed.root, log: silentLogger, tools: { ...plain, tar: undefined } });
+      const commitAll = async (n: number): Promise<void> => {
+        const source = bed.blob(await tarOf([{ name: `f${n}` }]));
+        const chain = { parent: undefined, chainId: source.diffId };
+        expect((await failure(none.commitLayer(op(), source, chain))).kind).to.equal('failedPrecondition');
+        expect((await failure(snapshotter.commitLayer(newOp('pull', { timeoutMs: 1 }), source, chain))).kind).to.equal('deadlineExceeded');
+        await failure(bed.commit(snapshotter, undefined, [{ name: '../x' }]));
+        await snapshotter.commitLayer(op(), source, chain);
+      };
+      await commitAll(0);
+      await sleep(100);
+      const before = readdirSync('/proc/self/fd').length;
+      for (let n = 1; n < 10; n++) await commitAll(n);
+      await sleep(100);
+      expect(readdirSync('/proc/self/fd').length).to.be.at.most(before + 2);
+    });
+
     it('hold a whole layer or none after SIGKILL at any moment (R9)', async () => {
       const source = bed.blob(await tarOf(Array.from({ length: 300 }, (_, n) => ({ name: `f${n}`, content: Buffer.alloc(100_000, n) }))));
       const script = `

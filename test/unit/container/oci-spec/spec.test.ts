@@ -1,0 +1,182 @@
+import { expect } from 'chai';
+import { capabilitiesOf, CAPABILITIES, containerCapabilities } from '../../../../src/container/oci-spec/capabilities.ts';
+import { mountsOf } from '../../../../src/container/oci-spec/mounts.ts';
+import type { MountsInput } from '../../../../src/container/oci-spec/mounts.ts';
+import { maskedAndReadonly } from '../../../../src/container/oci-spec/paths.ts';
+import { argsOf, cwdOf, envOf } from '../../../../src/container/oci-spec/process.ts';
+import { resourcesOf } from '../../../../src/container/oci-spec/resources.ts';
+import { defaultSeccomp } from '../../../../src/container/oci-spec/seccomp-default.ts';
+import { buildExecProcess, buildSpec } from '../../../../src/container/oci-spec/spec.ts';
+import type { SpecInput } from '../../../../src/container/oci-spec/spec.ts';
+import { containerConfig } from '../../../lib/records.ts';
+
+const image = {
+  user: '',
+  env: ['A=1', 'PATH=/x', 'bad', '=x'],
+  entrypoint: ['/e'],
+  cmd: ['c'],
+  workingDir: '',
+  stopSignal: '',
+  volumes: [],
+  labels: {},
+};
+const unlimited = {
+  ...{ cpuPeriod: '0', cpuQuota: '0', cpuShares: '0', memoryLimitInBytes: '0', oomScoreAdj: '0', cpusetCpus: '', cpusetMems: '' },
+  ...{ hugepageLimits: [], unified: {}, memorySwapLimitInBytes: '0' },
+};
+const noCaps = { addCapabilities: [], dropCapabilities: [], addAmbientCapabilities: [] };
+const bounding = CAPABILITIES.filter((name) => name !== 'CAP_SYS_RESOURCE');
+
+const input = (change: Partial<SpecInput> = {}): SpecInput => ({
+  id: 'c',
+  config: containerConfig(),
+  image,
+  rootfsPath: '/bundle/rootfs',
+  hostname: 'web',
+  namespaces: { network: { path: '/ns/net' }, ipc: { path: '/ns/ipc' }, uts: { path: '/ns/uts' }, pid: {} },
+  user: { uid: 0, gid: 0, additionalGids: [0] },
+  cgroupsPath: '/gantry/x/c',
+  mounts: [],
+  podFiles: { resolvConf: '/pod/resolv.conf', shm: '/pod/shm' },
+  devices: [],
+  localhostSeccomp: undefined,
+  annotations: {},
+  daemon: {
+    cgroupMode: 'hybrid',
+    bounding,
+    oomScoreAdj: 0,
+    mayLowerOomScore: false,
+    nofile: { soft: 1024, hard: 4096 },
+    apparmor: false,
+    selinux: false,
+  },
+  ...change,
+});
+
+describe('container/oci-spec', () => {
+  it('merges command and arguments as the CRI says', () => {
+    const args = (command: string[], rest: string[]): string[] => argsOf({ command, args: rest }, image);
+    expect(args([], [])).to.deep.equal(['/e', 'c']);
+    expect(args([], ['a'])).to.deep.equal(['/e', 'a']);
+    expect(args(['x'], [])).to.deep.equal(['x']);
+    expect(args(['x'], ['a'])).to.deep.equal(['x', 'a']);
+    expect(() => argsOf({ command: [], args: [] }, { entrypoint: [], cmd: [] })).to.throw('config.command: is empty');
+  });
+
+  it('lets the CRI win over the image by name, and drops entries without one', () => {
+    const env = envOf(
+      {
+        envs: [
+          { key: 'A', value: '2' },
+          { key: 'E', value: 'a=b' },
+        ],
+        tty: false,
+      },
+      image,
+      'web',
+    );
+    expect(env).to.deep.equal(['PATH=/x', 'HOSTNAME=web', 'A=2', 'E=a=b']);
+    expect(cwdOf({ workingDir: '' }, { workingDir: 'relative' })).to.equal('/');
+  });
+
+  it('cuts capabilities to what the daemon has, and keeps inheritable empty (S10)', () => {
+    const caps = (change: Partial<typeof noCaps>, privileged = false): readonly string[] =>
+      containerCapabilities({ ...noCaps, ...change }, { privileged, bounding }).bounding;
+    expect(caps({}, true)).to.deep.equal(bounding);
+    expect(caps({ addCapabilities: ['ALL'] as never })).to.deep.equal(bounding);
+    expect(caps({ dropCapabilities: ['ALL'] as never, addCapabilities: ['net_admin'] as never })).to.deep.equal(['CAP_NET_ADMIN']);
+    expect(caps({ addCapabilities: ['SYS_RESOURCE'] as never })).to.not.include('CAP_SYS_RESOURCE');
+    expect(containerCapabilities(noCaps, { privileged: false, bounding }).inheritable).to.deep.equal([]);
+    expect(() => caps({ addCapabilities: ['NOPE'] as never })).to.throw(
+      'config.linux.security_context.capabilities.add_capabilities[0]: "NOPE"',
+    );
+    expect(capabilitiesOf(0b101n)).to.deep.equal(['CAP_CHOWN', 'CAP_DAC_READ_SEARCH']);
+  });
+
+  it('puts a mount of the CRI where it says, in place of a default, parents first', () => {
+    const base: MountsInput = {
+      mounts: [],
+      podFiles: { resolvConf: '/r' },
+      privileged: false,
+      readonlyRootfs: false,
+      hostNetwork: false,
+      cgroupMode: 'v2',
+    };
+    const mount = (containerPath: string): MountsInput['mounts'][number] => ({
+      containerPath,
+      source: '/s',
+      readOnly: true,
+      recursiveReadOnly: false,
+      propagation: 'rslave',
+    });
+    const mounts = mountsOf({ ...base, mounts: [mount('/etc/resolv.conf'), mount('/data/sub//x/'), mount('/data')] });
+    expect(mounts.filter(({ destination }) => destination === '/etc/resolv.conf').map(({ source }) => source)).to.deep.equal(['/s']);
+    const order = mounts.map(({ destination }) => destination);
+    expect(order.indexOf('/data')).to.be.lessThan(order.indexOf('/data/sub/x'));
+    expect(mounts.find(({ destination }) => destination === '/data')?.options).to.deep.equal(['rbind', 'rslave', 'ro']);
+    expect(mounts.find(({ destination }) => destination === '/sys/fs/cgroup')?.type).to.equal('cgroup2');
+  });
+
+  it('masks by default, by the list given, and nothing when privileged', () => {
+    expect(maskedAndReadonly(null).maskedPaths).to.include.members(['/proc/interrupts', '/sys/devices/virtual/powercap']);
+    const context = { privileged: false, maskedPaths: ['/a', '/a'], readonlyPaths: [] } as unknown as Parameters<
+      typeof maskedAndReadonly
+    >[0];
+    expect(maskedAndReadonly(context).maskedPaths).to.deep.equal(['/a']);
+    expect(maskedAndReadonly({ ...context, privileged: true } as never)).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
+  });
+
+  it('leaves out limits that are not set, and refuses unified without cgroup v2', () => {
+    const limits = {
+      ...{
+        cpuPeriod: '0',
+        cpuQuota: '-1',
+        cpuShares: '512',
+        memoryLimitInBytes: '1048576',
+        oomScoreAdj: '0',
+        cpusetCpus: '0-1',
+        cpusetMems: '',
+      },
+      ...{ hugepageLimits: [{ pageSize: '2MB', limit: '0' }], unified: {}, memorySwapLimitInBytes: '0' },
+    };
+    expect(resourcesOf(limits, 'v1')).to.deep.equal({
+      memory: { limit: 1048576 },
+      cpu: { shares: 512, quota: -1, cpus: '0-1' },
+      hugepageLimits: [{ pageSize: '2MB', limit: 0 }],
+    });
+    expect(() => resourcesOf({ ...limits, unified: { 'memory.high': '1' } }, 'hybrid')).to.throw('config.linux.resources.unified');
+  });
+
+  it('allows no new namespaces and no AF_ALG without CAP_SYS_ADMIN', () => {
+    const rules = defaultSeccomp([], 'x64').syscalls;
+    const allowed = rules.filter(({ action, args }) => action === 'SCMP_ACT_ALLOW' && !args).flatMap(({ names }) => names);
+    expect(allowed).to.include.members(['read', 'openat', 'futex', 'execve']);
+    for (const name of ['mount', 'unshare', 'setns', 'bpf', 'init_module', 'keyctl', 'clone', 'clone3', 'socket', 'reboot'])
+      expect(allowed).to.not.include(name);
+    expect(rules.find(({ names }) => names.includes('clone3'))).to.include({ action: 'SCMP_ACT_ERRNO', errnoRet: 38 });
+    expect(defaultSeccomp(['CAP_SYS_ADMIN'], 'x64').syscalls.flatMap(({ names }) => names)).to.include('mount');
+  });
+
+  it('builds a spec, and the process of an exec from it', () => {
+    const spec = buildSpec(
+      input({ config: containerConfig({ linux: { resources: { ...unlimited, oomScoreAdj: '-999' }, securityContext: null } }) }),
+    );
+    expect(spec.process.oomScoreAdj).to.equal(0);
+    expect(spec.process.rlimits).to.deep.equal([{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 }]);
+    expect(spec.linux.namespaces).to.deep.include.members([{ type: 'pid' }, { type: 'network', path: '/ns/net' }, { type: 'mount' }]);
+    expect(spec.linux.resources.devices?.[0]).to.deep.equal({ allow: false, access: 'rwm' });
+    expect(spec).to.not.have.property('hostname');
+    const exec = buildExecProcess({ spec, command: ['ls'], tty: false });
+    expect(exec).to.deep.equal({ ...spec.process, args: ['ls'], terminal: false });
+  });
+
+  it('keeps hostile words of an image out of everything but the process (S1)', () => {
+    const hostile = {
+      ...image,
+      labels: { 'containerd.io/restart.loguri': 'binary:///x' },
+      volumes: ['/../../etc', '/proc'],
+      stopSignal: '9;x',
+    };
+    expect(buildSpec(input({ image: hostile }))).to.deep.equal(buildSpec(input()));
+  });
+});

@@ -1,0 +1,91 @@
+import { expect } from 'chai';
+import { ClassifiedError } from '../../../src/base/errors.ts';
+import type { PodSandboxConfig__Output } from '../../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
+import * as validate from '../../../src/cri/validate/index.ts';
+import { containerConfig, podConfig } from '../../lib/records.ts';
+
+const refusal = (work: () => unknown): string => {
+  try {
+    work();
+  } catch (error) {
+    expect(error).to.be.instanceOf(ClassifiedError).with.property('kind', 'invalidArgument');
+    return (error as Error).message;
+  }
+  throw new Error('it was accepted');
+};
+
+type LinuxPod = NonNullable<PodSandboxConfig__Output['linux']>;
+const linuxPod = (change: object): PodSandboxConfig__Output =>
+  podConfig({ linux: { cgroupParent: '', securityContext: null, sysctls: {}, overhead: null, resources: null, ...change } as LinuxPod });
+const onHost = { namespaceOptions: { network: 'NODE', pid: 'POD', ipc: 'NODE', targetId: '', usernsOptions: null } };
+
+describe('cri/validate', () => {
+  it('names the field of a bad sandbox', () => {
+    const run = (config: PodSandboxConfig__Output | null): string => refusal(() => validate.runPodSandbox({ config, runtimeHandler: '' }));
+    const port = { protocol: 'TCP' as const, containerPort: 80, hostPort: 80, hostIp: '' };
+    const cases: Array<[PodSandboxConfig__Output | null, string]> = [
+      [null, 'config: is required'],
+      [podConfig({ metadata: null }), 'config.metadata: is required'],
+      [podConfig({ metadata: { name: '', uid: 'u', namespace: 'n', attempt: 0 } }), 'config.metadata.name: must not be empty'],
+      [podConfig({ hostname: 'a'.repeat(65) }), 'config.hostname:'],
+      [podConfig({ hostname: 'a b' }), 'config.hostname:'],
+      [podConfig({ logDirectory: 'logs' }), 'config.log_directory:'],
+      [podConfig({ dnsConfig: { servers: ['1.1.1.1\nsearch x'], searches: [], options: [] } }), 'config.dns_config.servers[0]:'],
+      [podConfig({ portMappings: [{ ...port, containerPort: 70000 }] }), 'config.port_mappings[0].container_port:'],
+      [podConfig({ portMappings: [{ ...port, hostIp: 'here' }] }), 'config.port_mappings[0].host_ip:'],
+      [podConfig({ portMappings: [{ ...port, protocol: 9 as never }] }), 'config.port_mappings[0].protocol:'],
+      [linuxPod({ cgroupParent: '/a/../b' }), 'config.linux.cgroup_parent:'],
+      [linuxPod({ sysctls: { 'net.core.somaxconn': '1+kernel.core_pattern=|x\n' } }), 'config.linux.sysctls[net.core.somaxconn]:'],
+      [linuxPod({ sysctls: { 'kernel.core_pattern': '|x' } }), 'config.linux.sysctls[kernel.core_pattern]: does not belong'],
+      [
+        linuxPod({ sysctls: { 'net.core.somaxconn': '1' }, securityContext: onHost }),
+        'config.linux.sysctls[net.core.somaxconn]: would change',
+      ],
+      [
+        linuxPod({ securityContext: { namespaceOptions: { ...onHost.namespaceOptions, pid: 7 } } }),
+        'config.linux.security_context.namespace_options.pid: 7',
+      ],
+    ];
+    for (const [config, words] of cases) expect(run(config)).to.contain(words);
+  });
+
+  it('names the field of a bad container', () => {
+    const create = (change: Parameters<typeof containerConfig>[0]): string =>
+      refusal(() => validate.createContainer({ podSandboxId: 'a', config: containerConfig(change), sandboxConfig: null }));
+    const mount = {
+      containerPath: '/x',
+      hostPath: '/x',
+      readonly: false,
+      selinuxRelabel: false,
+      propagation: 'PROPAGATION_PRIVATE' as const,
+      uidMappings: [],
+      gidMappings: [],
+      recursiveReadOnly: false,
+      image: null,
+      imageSubPath: '',
+    };
+    const limits = {
+      ...{ cpuPeriod: '0', cpuQuota: '0', cpuShares: '0', memoryLimitInBytes: '0', oomScoreAdj: '0', cpusetCpus: '', cpusetMems: '' },
+      ...{ hugepageLimits: [], unified: {}, memorySwapLimitInBytes: '0' },
+    };
+    expect(create({ logPath: '../x' })).to.contain('config.log_path: "../x" leaves the log directory');
+    expect(create({ workingDir: 'x' })).to.contain('config.working_dir:');
+    expect(create({ envs: [{ key: 'A=B', value: '' }] })).to.contain('config.envs[0].key:');
+    expect(create({ args: ['a\0b'] })).to.contain('config.args[0]:');
+    expect(create({ mounts: [{ ...mount, containerPath: 'x' }] })).to.contain('config.mounts[0].container_path:');
+    expect(create({ mounts: [{ ...mount, hostPath: '' }] })).to.contain('config.mounts[0].host_path:');
+    expect(create({ mounts: [{ ...mount, recursiveReadOnly: true }] })).to.contain('config.mounts[0].recursive_read_only: needs readonly');
+    const resources = { ...limits, memoryLimitInBytes: '-5' };
+    expect(create({ linux: { resources, securityContext: null } })).to.contain(
+      'config.linux.resources.memory_limit_in_bytes: -5 is negative',
+    );
+  });
+
+  it('names the field of the rest', () => {
+    expect(refusal(() => validate.execSync({ containerId: 'x', cmd: [], timeout: '0' }))).to.contain('cmd: must not be empty');
+    expect(refusal(() => validate.execSync({ containerId: 'x', cmd: ['a'], timeout: '-1' }))).to.contain('timeout: -1 is negative');
+    expect(refusal(() => validate.stopContainer({ containerId: '', timeout: '0' }))).to.contain('container_id: must not be empty');
+    expect(refusal(() => validate.imageOf({ image: null }))).to.contain('image: is required');
+    expect(validate.stopContainer({ containerId: 'x', timeout: '9223372036854775807' }).timeoutMs).to.be.lessThan(2 ** 53);
+  });
+});

@@ -1,0 +1,175 @@
+import { expect } from 'chai';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { digestOf } from '../../../src/base/digest.ts';
+import { silentLogger } from '../../../src/base/log.ts';
+import { newOp } from '../../../src/base/op.ts';
+import { createLocalContent } from '../../../src/content/local.ts';
+import { ImageGate } from '../../../src/image/gate.ts';
+import { choosePlatform, MANIFEST_TYPES, parseConfig, parseManifest } from '../../../src/image/manifest.ts';
+import type { Index } from '../../../src/image/manifest.ts';
+import { parseReference, tagName } from '../../../src/image/reference.ts';
+import { ImageStore } from '../../../src/image/store.ts';
+import type { ImageRecord } from '../../../src/image/store.ts';
+
+const digest = digestOf('x');
+
+describe('image/reference', () => {
+  it('normalises names', () => {
+    const cases: Array<[string, string]> = [
+      ['busybox', 'docker.io/library/busybox:latest'],
+      ['me/app:1', 'docker.io/me/app:1'],
+      ['localhost/app', 'localhost/app:latest'],
+      ['reg.example:5000/a/b:v1', 'reg.example:5000/a/b:v1'],
+      ['127.0.0.1:5000/app', '127.0.0.1:5000/app:latest'],
+    ];
+    for (const [text, name] of cases) expect(tagName(parseReference(text)), text).to.equal(name);
+    expect(parseReference(`reg.example/app:1@${digest}`)).to.include({ tag: '1', digest });
+  });
+
+  it('refuses what the grammar refuses, naming the field', () => {
+    for (const text of [
+      '',
+      'UPPER',
+      'a//b',
+      'a:b:c',
+      'a@sha256:12',
+      `a@${digest}@${digest}`,
+      'reg.example/',
+      '../x',
+      'a:',
+      `a:${'t'.repeat(129)}`,
+      'a b',
+    ])
+      expect(() => parseReference(text), text).to.throw(/^image\.image: /);
+  });
+});
+
+describe('image/manifest (S14)', () => {
+  const layer = { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest, size: 3 };
+
+  it('refuses a document of two meanings and values that are not of their type', () => {
+    const type = MANIFEST_TYPES.ociManifest;
+    expect(parseManifest({ config: layer, layers: [layer] }, type)).to.have.property('kind', 'manifest');
+    expect(() => parseManifest({ config: layer, layers: [], manifests: [] }, type)).to.throw('a manifest and an index at once');
+    expect(() => parseManifest({ mediaType: MANIFEST_TYPES.ociIndex, config: layer, layers: [] }, type)).to.throw('was served as');
+    for (const bad of [{ digest: 'sha256:1' }, { size: -1 }, { size: 1.5 }, { mediaType: 1 }])
+      expect(() => parseManifest({ config: { ...layer, ...bad }, layers: [] }, type)).to.throw();
+    expect(() => parseManifest([], type)).to.throw('not an object');
+  });
+
+  it('chooses by platform and variant', () => {
+    const entry = (architecture: string, variant: string, name: string): Index['manifests'][number] => ({
+      mediaType: 'm',
+      digest: digestOf(name),
+      sizeBytes: 1,
+      platform: { os: 'linux', architecture, variant },
+    });
+    const index: Index = {
+      kind: 'index',
+      manifests: [entry('arm', 'v5', 'v5'), entry('arm', 'v6', 'v6'), entry('amd64', '', 'amd64'), entry('arm64', 'v8', 'arm64')],
+    };
+    const choose = (architecture: string, variant: string): string => choosePlatform(index, { os: 'linux', architecture, variant }).digest;
+    expect(choose('amd64', '')).to.equal(digestOf('amd64'));
+    expect(choose('arm', 'v7')).to.equal(digestOf('v6'));
+    expect(choose('arm64', 'v8')).to.equal(digestOf('arm64'));
+    expect(() => choose('s390x', '')).to.throw('nothing for linux/s390x; it has linux/arm/v5');
+  });
+
+  it('takes a config for types only', () => {
+    const { config } = parseConfig({
+      config: { User: 1, Env: ['A=1', 2], Cmd: 'x', Volumes: { '/v': {} }, Labels: { a: 1 } },
+      rootfs: { diff_ids: [digest] },
+    });
+    expect(config).to.deep.include({ user: '', env: ['A=1'], cmd: [], volumes: ['/v'], labels: { a: '1' } });
+    expect(() => parseConfig({ rootfs: { diff_ids: ['md5:1'] } })).to.throw('diff_id');
+  });
+});
+
+describe('image/gate', () => {
+  it('lets pulls in together and a collection alone', async () => {
+    const gate = new ImageGate();
+    const [one, two] = [await gate.shared(), await gate.shared()];
+    let alone = false;
+    const exclusive = gate.exclusive().then((held) => {
+      alone = true;
+      return held;
+    });
+    await sleep(5);
+    expect(alone).to.equal(false);
+    one[Symbol.dispose]();
+    two[Symbol.dispose]();
+    const held = await exclusive;
+    let entered = false;
+    const late = gate.shared().then((each) => {
+      entered = true;
+      return each;
+    });
+    await sleep(5);
+    expect(entered).to.equal(false);
+    held[Symbol.dispose]();
+    (await late)[Symbol.dispose]();
+  });
+});
+
+describe('image/store and content', () => {
+  let dir: string;
+  beforeEach(() => (dir = mkdtempSync(join(tmpdir(), 'gantry-images-'))));
+  afterEach(() => rmSync(dir, { recursive: true }));
+  const record = (name: string, tag: string): ImageRecord => ({
+    version: 1,
+    id: digestOf(name),
+    repoTags: [tag],
+    repoDigests: [`r.example/a@${digestOf(`m${name}`)}`],
+    sizeBytes: 1,
+    topLayer: null,
+    chainIds: [],
+    blobs: [],
+    config: { user: '', env: [], entrypoint: [], cmd: [], workingDir: '', stopSignal: '', volumes: [], labels: {} },
+  });
+
+  it('moves a tag, finds by every name, survives a broken record', async () => {
+    const store = new ImageStore(dir, ['r.example/a*']);
+    await store.load(silentLogger);
+    await store.put(record('one', 'r.example/a:1'));
+    await store.put(record('two', 'r.example/a:1'));
+    expect(store.find('r.example/a:1')?.id).to.equal(digestOf('two'));
+    expect(store.find(digestOf('one'))?.repoTags).to.deep.equal([]);
+    expect(store.find(digestOf('one').slice(7, 20))?.id).to.equal(digestOf('one'));
+    expect(store.find(`r.example/a@${digestOf('mone')}`)).to.include({ id: digestOf('one'), pinned: true });
+    expect(store.find('r.example/none:1')).to.equal(undefined);
+    writeFileSync(join(dir, `${'f'.repeat(64)}.json`), '{');
+    const again = new ImageStore(dir, []);
+    await again.load(silentLogger);
+    expect(again.list()).to.have.length(2);
+    expect(readdirSync(dir).filter((name) => name.endsWith('.broken'))).to.have.length(1);
+  });
+
+  it('gives a blob its name only when it is what it should be, and leaves nothing otherwise (R8)', async () => {
+    const content = await createLocalContent(dir);
+    const op = newOp('t');
+    const put = async (bytes: string, sizeBytes: number): Promise<void> => {
+      await using ingest = await content.ingest({ digest, sizeBytes });
+      await ingest.write(Buffer.from(bytes));
+      await ingest.commit(op);
+    };
+    for (const [bytes, size] of [
+      ['y', 1],
+      ['x', 2],
+      ['xx', 1],
+    ] as const) {
+      expect(await put(bytes, size).catch((e: { kind: string }) => e.kind)).to.equal('dataLoss');
+    }
+    expect(await content.has(digest)).to.equal(false);
+    expect(readdirSync(join(dir, 'ingest'))).to.deep.equal([]);
+    await put('x', 1);
+    await put('x', 1);
+    expect((await content.read(digest, 10)).toString()).to.equal('x');
+    expect(await content.read(digest, 0).catch((e: { kind: string }) => e.kind)).to.equal('resourceExhausted');
+    await content.remove(digest);
+    await content.remove(digest);
+    expect(await content.info(digest)).to.equal(undefined);
+  });
+});

@@ -1,0 +1,176 @@
+import { expect } from 'chai';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ClassifiedError } from '../../../src/base/errors.ts';
+import { silentLogger } from '../../../src/base/log.ts';
+import { newOp } from '../../../src/base/op.ts';
+import type { Network, PodNetworkRequest } from '../../../src/network/attach.ts';
+import { addressesOf } from '../../../src/network/chain.ts';
+import { isAtLeast, parseConflist } from '../../../src/network/conflist.ts';
+import { releaseStale } from '../../../src/network/ipam-gc.ts';
+import { createNetwork } from '../../../src/network/network.ts';
+
+// Writes what it was asked to $dir/calls, and fails or sleeps when a file named after plugin and command says so.
+const FAKE = (dir: string, name: string): string => `#!/bin/sh
+input=$(cat)
+printf '%s\\t%s\\t%s\\t%s\\n' ${name} "$CNI_COMMAND" "$CNI_ARGS" "$input" >> ${dir}/calls
+if [ -f ${dir}/${name}.$CNI_COMMAND.sleep ]; then sleep 30; fi
+if [ -f ${dir}/${name}.$CNI_COMMAND.fail ]; then
+  left=$(cat ${dir}/${name}.$CNI_COMMAND.fail)
+  if [ "$left" -gt 0 ]; then
+    echo $((left - 1)) > ${dir}/${name}.$CNI_COMMAND.fail
+    echo '{"cniVersion":"1.0.0","code":100,"msg":"no more addresses","details":"range is full"}'
+    exit 1
+  fi
+fi
+[ "$CNI_COMMAND" = ADD ] && echo '{"cniVersion":"1.0.0","interfaces":[{"name":"br0"},{"name":"eth0","mac":"aa:bb","sandbox":"/x"}],"ips":[{"address":"10.1.2.3/24","interface":1}]}'
+exit 0
+`;
+
+describe('network', () => {
+  let dir: string;
+  let network: Network & { close(): Promise<void> };
+  const conf = (): string => join(dir, 'net.d');
+  const calls = (): string[][] =>
+    existsSync(join(dir, 'calls'))
+      ? readFileSync(join(dir, 'calls'), 'utf8')
+          .trim()
+          .split('\n')
+          .map((line) => line.split('\t'))
+      : [];
+  const request = (change: Partial<PodNetworkRequest> = {}): PodNetworkRequest => ({
+    sandboxId: 'a'.repeat(64),
+    netnsPath: '/run/x',
+    pod: { name: 'web', namespace: 'default', uid: 'u' },
+    portMappings: [],
+    dns: { servers: [], searches: [], options: [] },
+    cgroupPath: '/pods/a',
+    bandwidth: undefined,
+    ...change,
+  });
+  const write = (name: string, value: unknown): void =>
+    writeFileSync(join(conf(), name), typeof value === 'string' ? value : JSON.stringify(value));
+  const two = { cniVersion: '1.0.0', name: 'two', plugins: [{ type: 'first', capabilities: { portMappings: true } }, { type: 'second' }] };
+
+  beforeEach(async () => {
+    dir = mkdtempSync(join(tmpdir(), 'gantry-cni-'));
+    mkdirSync(conf());
+    for (const name of ['first', 'second', 'portmap']) {
+      writeFileSync(join(dir, name), FAKE(dir, name));
+      chmodSync(join(dir, name), 0o755);
+    }
+    write('10-two.conflist', two);
+    network = await createNetwork({ config: { confDir: conf(), binDirs: [dir] }, stateDir: dir, log: silentLogger });
+  });
+  afterEach(async () => {
+    await network.close();
+    rmSync(dir, { recursive: true });
+  });
+
+  it('adds in order with prevResult, and deletes in reverse with the cached result', async () => {
+    const attachment = await network.attach(
+      newOp('t'),
+      request({ portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIP: '' }] }),
+    );
+    expect(attachment).to.include({ network: 'two', ifName: 'eth0', mac: 'aa:bb' });
+    expect(attachment.ips).to.deep.equal(['10.1.2.3']);
+    await network.detach(newOp('t'), request(), attachment);
+    expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first ADD', 'second ADD', 'second DEL', 'first DEL']);
+    const inputs = calls().map(([, , , text]) => JSON.parse(text ?? '') as Record<string, unknown>);
+    expect(inputs[0]).to.not.have.property('prevResult');
+    expect(inputs[0]?.['runtimeConfig']).to.deep.equal({
+      portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIP: '' }],
+    });
+    expect(inputs[1]).to.have.property('prevResult');
+    expect(inputs[1]).to.not.have.property('runtimeConfig');
+    expect(inputs[2]).to.have.property('prevResult');
+    expect(calls()[0]?.[2]).to.equal(
+      `IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=${'a'.repeat(64)};K8S_POD_UID=u`,
+    );
+  });
+
+  it('deletes the chain when an add fails, and tells it in the words of the plugin (R36)', async () => {
+    writeFileSync(join(dir, 'second.ADD.fail'), '1');
+    const error = await network.attach(newOp('t'), request()).catch((e: unknown) => e);
+    expect(error).to.be.instanceOf(ClassifiedError);
+    expect((error as Error).message).to.equal('cni plugin "second" add: no more addresses: range is full');
+    expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first ADD', 'second ADD', 'second DEL', 'first DEL']);
+  });
+
+  it('deletes under a deadline of its own when the add ran out of time (R3)', async () => {
+    writeFileSync(join(dir, 'second.ADD.sleep'), '');
+    const error = await network.attach(newOp('t', { timeoutMs: 300 }), request()).catch((e: unknown) => e);
+    expect(error).to.have.property('kind', 'deadlineExceeded');
+    expect(calls().filter(([, command]) => command === 'DEL')).to.have.length(2);
+  });
+
+  it('asks every plugin to delete though one fails; without a namespace a failure is none (R4)', async () => {
+    writeFileSync(join(dir, 'second.DEL.fail'), '2');
+    const error = await network.detach(newOp('t'), request(), undefined).catch((e: Error) => e.message);
+    expect(error).to.contain('cni plugin "second" del: no more addresses');
+    expect(calls().map(([name]) => name)).to.deep.equal(['second', 'first']);
+    await network.detach(newOp('t'), request({ netnsPath: '' }), undefined);
+  });
+
+  it('does not run portmap without ports (R27)', async () => {
+    write('05-ports.conflist', {
+      cniVersion: '1.0.0',
+      name: 'ports',
+      plugins: [{ type: 'first' }, { type: 'portmap', capabilities: { portMappings: true } }],
+    });
+    await network.attach(newOp('t'), request());
+    expect(calls().map(([name]) => name)).to.deep.equal(['first']);
+  });
+
+  it('notices a changed directory at once, passes a broken file over, and says why there is none', async () => {
+    write('05-broken.conflist', '{');
+    write('06-other.conf', { cniVersion: '0.4.0', name: 'other', type: 'first' });
+    expect((await network.attach(newOp('t'), request())).network).to.equal('other');
+    for (const name of ['05-broken.conflist', '06-other.conf', '10-two.conflist']) rmSync(join(conf(), name));
+    expect(await network.attach(newOp('t'), request()).catch((e: Error) => e.message)).to.contain('no configuration in');
+    expect(network.status()).to.include({ ready: false, reason: 'NetworkPluginNotReady' });
+    utimesSync(conf(), 0, 0);
+  });
+
+  it('refuses pod names that would change CNI_ARGS (S7)', async () => {
+    const error = await network.attach(newOp('t'), request({ pod: { name: 'x;IP=1', namespace: 'n', uid: 'u' } })).catch((e: unknown) => e);
+    expect(error).to.have.property('kind', 'invalidArgument');
+  });
+
+  it('reads configurations strictly', () => {
+    expect(parseConflist('{"cniVersion":"0.3.1","cniVersions":["0.4.0","1.0.0"],"name":"n","plugins":[{"type":"x"}]}').cniVersion).to.equal(
+      '1.0.0',
+    );
+    for (const text of [
+      '[]',
+      '{"name":"n"}',
+      '{"cniVersion":"9.0.0","name":"n","type":"x"}',
+      '{"cniVersion":"1.0.0","name":"../n","type":"x"}',
+      '{"cniVersion":"1.0.0","name":"n","type":"../x"}',
+    ])
+      expect(() => parseConflist(text), text).to.throw();
+    expect(isAtLeast('1.0.0', '0.4.0')).to.equal(true);
+    expect(isAtLeast('0.3.1', '0.4.0')).to.equal(false);
+    expect(addressesOf(null).ips).to.deep.equal([]);
+  });
+
+  it("releases host-local's entries of pods that are gone, and nobody else's (R4)", async () => {
+    const data = join(dir, 'ipam', 'n');
+    mkdirSync(data, { recursive: true });
+    const [gone, valid] = ['b'.repeat(64), 'c'.repeat(64)];
+    writeFileSync(join(data, '10.0.0.2'), `${gone}\r\neth0`);
+    writeFileSync(join(data, '10.0.0.3'), `${valid}\r\neth0`);
+    writeFileSync(join(data, '10.0.0.4'), 'another-runtime\r\neth0');
+    writeFileSync(join(data, 'last_reserved_ip.0'), '10.0.0.4');
+    const conflist = parseConflist(
+      JSON.stringify({
+        cniVersion: '1.0.0',
+        name: 'n',
+        plugins: [{ type: 'x', ipam: { type: 'host-local', dataDir: join(dir, 'ipam') } }],
+      }),
+    );
+    expect(await releaseStale(conflist, (id) => id === valid)).to.deep.equal(['10.0.0.2']);
+    expect(existsSync(join(data, '10.0.0.3')) && existsSync(join(data, '10.0.0.4'))).to.equal(true);
+  });
+});

@@ -35,13 +35,21 @@ const TYPES = {
     manifest: 'application/vnd.oci.image.manifest.v1+json',
     index: 'application/vnd.oci.image.index.v1+json',
     config: 'application/vnd.oci.image.config.v1+json',
-    layer: { gzip: 'application/vnd.oci.image.layer.v1.tar+gzip', zstd: 'application/vnd.oci.image.layer.v1.tar+zstd', none: 'application/vnd.oci.image.layer.v1.tar' },
+    layer: {
+      gzip: 'application/vnd.oci.image.layer.v1.tar+gzip',
+      zstd: 'application/vnd.oci.image.layer.v1.tar+zstd',
+      none: 'application/vnd.oci.image.layer.v1.tar',
+    },
   },
   docker: {
     manifest: 'application/vnd.docker.distribution.manifest.v2+json',
     index: 'application/vnd.docker.distribution.manifest.list.v2+json',
     config: 'application/vnd.docker.container.image.v1+json',
-    layer: { gzip: 'application/vnd.docker.image.rootfs.diff.tar.gzip', zstd: 'application/vnd.docker.image.rootfs.diff.tar.zstd', none: 'application/vnd.docker.image.rootfs.diff.tar' },
+    layer: {
+      gzip: 'application/vnd.docker.image.rootfs.diff.tar.gzip',
+      zstd: 'application/vnd.docker.image.rootfs.diff.tar.zstd',
+      none: 'application/vnd.docker.image.rootfs.diff.tar',
+    },
   },
 } as const;
 
@@ -69,7 +77,11 @@ export function imageOf(options: {
     blobs.set(imageId, config);
     const manifest = manifestOf(TYPES[format].manifest, {
       config: { mediaType: TYPES[format].config, digest: imageId, size: config.length },
-      layers: options.layers.map(({ compression, digest, blob }) => ({ mediaType: TYPES[format].layer[compression], digest, size: blob.length })),
+      layers: options.layers.map(({ compression, digest, blob }) => ({
+        mediaType: TYPES[format].layer[compression],
+        digest,
+        size: blob.length,
+      })),
     });
     return { manifest, imageId };
   };
@@ -82,7 +94,9 @@ export function imageOf(options: {
     size: body.length,
     platform: { os: 'linux', architecture, ...(architecture === 'arm64' ? { variant: 'v8' } : {}) },
   });
-  const index = manifestOf(TYPES[format].index, { manifests: [entry(other.manifest, OTHER_ARCHITECTURE), entry(host.manifest, ARCHITECTURE)] });
+  const index = manifestOf(TYPES[format].index, {
+    manifests: [entry(other.manifest, OTHER_ARCHITECTURE), entry(host.manifest, ARCHITECTURE)],
+  });
   return { blobs, manifests: [other.manifest, host.manifest, index], imageId: host.imageId };
 }
 

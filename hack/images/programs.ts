@@ -14,7 +14,10 @@ export function findProgram(name: string): string | undefined {
 /** A program with the shared libraries it asks for, each at the path where the loader looks. */
 export async function programEntries(source: string, path: string, mode = 0o755): Promise<Entry[]> {
   const libraries = await sharedLibraries(source);
-  return [{ path, data: readFileSync(source), mode }, ...libraries.map((each): Entry => ({ path: each, data: readFileSync(each), mode: 0o755 }))];
+  return [
+    { path, data: readFileSync(source), mode },
+    ...libraries.map((each): Entry => ({ path: each, data: readFileSync(each), mode: 0o755 })),
+  ];
 }
 
 /** Paths as `ldd` resolves them; none for a static program. */
@@ -36,5 +39,8 @@ export function merged(entries: readonly Entry[]): Entry[] {
 export async function busyboxEntries(busybox: string): Promise<Entry[]> {
   const { stdout } = await execa(busybox, ['--list']);
   const applets = stdout.split('\n').filter((name) => name !== '' && name !== 'busybox');
-  return [...(await programEntries(busybox, '/bin/busybox')), ...applets.map((name): Entry => ({ path: `/bin/${name}`, hardlink: '/bin/busybox' }))];
+  return [
+    ...(await programEntries(busybox, '/bin/busybox')),
+    ...applets.map((name): Entry => ({ path: `/bin/${name}`, hardlink: '/bin/busybox' })),
+  ];
 }

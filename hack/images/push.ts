@@ -6,7 +6,11 @@ export async function push(base: string, target: string, image: Image): Promise<
   for (const [digest, blob] of image.blobs) await pushBlob(`${base}/v2/${repository}`, digest, blob);
   for (const [at, manifest] of image.manifests.entries()) {
     const reference = at === image.manifests.length - 1 ? tag : manifest.digest;
-    await asked(`${base}/v2/${repository}/manifests/${reference}`, { method: 'PUT', headers: { 'content-type': manifest.mediaType }, body: bytes(manifest.body) });
+    await asked(`${base}/v2/${repository}/manifests/${reference}`, {
+      method: 'PUT',
+      headers: { 'content-type': manifest.mediaType },
+      body: bytes(manifest.body),
+    });
   }
 }
 

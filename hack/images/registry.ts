@@ -28,7 +28,11 @@ export async function serveImages(images: ReadonlyMap<string, Image>, port = 0):
 function answer(images: ReadonlyMap<string, Image>, request: IncomingMessage, response: ServerResponse): void {
   const { pathname } = new URL(request.url ?? '/', 'http://registry');
   const send = (type: string, body: Buffer, digest?: string): void => {
-    response.writeHead(200, { 'content-type': type, 'content-length': body.length, ...(digest === undefined ? {} : { 'docker-content-digest': digest }) });
+    response.writeHead(200, {
+      'content-type': type,
+      'content-length': body.length,
+      ...(digest === undefined ? {} : { 'docker-content-digest': digest }),
+    });
     response.end(request.method === 'HEAD' ? undefined : body);
   };
   if (pathname === '/v2/') return send('application/json', Buffer.from('{}'));
@@ -40,7 +44,8 @@ function answer(images: ReadonlyMap<string, Image>, request: IncomingMessage, re
   }
   if (kind === 'manifests') {
     const manifest =
-      images.get(`${repository}:${reference}`)?.manifests.at(-1) ?? held.flatMap(([, { manifests }]) => manifests).find(({ digest }) => digest === reference);
+      images.get(`${repository}:${reference}`)?.manifests.at(-1) ??
+      held.flatMap(([, { manifests }]) => manifests).find(({ digest }) => digest === reference);
     if (manifest !== undefined) return send(manifest.mediaType, manifest.body, manifest.digest);
   }
   response.writeHead(404, { 'content-type': 'application/json' });

@@ -39,7 +39,10 @@ export async function standIns(shop: Workshop): Promise<Map<string, Image>> {
   images.set('e2e-test-images/nonewprivs:1.3', await effectiveUidImage(shop, await baseLayer('zstd')));
 
   const staging = 'k8s-staging-cri-tools/test-image-';
-  const test = async (name: string, options: { compression?: Compression; format?: 'oci' | 'docker'; indexed?: boolean } = {}): Promise<Image> =>
+  const test = async (
+    name: string,
+    options: { compression?: Compression; format?: 'oci' | 'docker'; indexed?: boolean } = {},
+  ): Promise<Image> =>
     imageOf({
       layers: [await baseLayer(options.compression), await marked(name, options.compression)],
       process: { Cmd: ['sh', '-c', 'sleep 1000'] },
@@ -58,7 +61,10 @@ export async function standIns(shop: Workshop): Promise<Map<string, Image>> {
 
   const users = { uid: '1002', username: 'www-data', 'uid-group': '1003:1004', 'username-group': 'www-data:1004' };
   for (const [name, user] of Object.entries(users)) {
-    images.set(`${staging}user-${name}:latest`, imageOf({ layers: [await baseLayer()], process: { Cmd: ['sh'], User: user }, format: 'docker' }));
+    images.set(
+      `${staging}user-${name}:latest`,
+      imageOf({ layers: [await baseLayer()], process: { Cmd: ['sh'], User: user }, format: 'docker' }),
+    );
   }
   images.set(
     `${staging}predefined-group:latest`,
@@ -70,7 +76,8 @@ export async function standIns(shop: Workshop): Promise<Map<string, Image>> {
   return new Map([...images].map(([name, image]) => [name.includes(':') ? name : `${name}:latest`, image]));
 }
 
-const PASSWD = 'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n';
+const PASSWD =
+  'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n';
 const GROUP = 'root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n';
 
 /** A shell whose applets are looked up in the file system (masking /bin/ls must have an effect) with `ipcs` and `pgrep` beside them. */
@@ -146,7 +153,10 @@ async function addPause(images: Map<string, Image>, shop: Workshop): Promise<voi
 
 /** A real nginx: its master's title and its pid file are looked at. */
 async function nginxImage(shop: Workshop, base: Layer, port: number): Promise<Image> {
-  const program = findProgram('nginx') ?? (await packageFile(shop, 'nginx', ['usr/sbin/nginx'])) ?? (await packageFile(shop, 'nginx-light', ['usr/sbin/nginx']));
+  const program =
+    findProgram('nginx') ??
+    (await packageFile(shop, 'nginx', ['usr/sbin/nginx'])) ??
+    (await packageFile(shop, 'nginx-light', ['usr/sbin/nginx']));
   if (program === undefined) throw new Error('no nginx on this machine, and apt-get could not fetch its package');
   const conf = `user www-data;
 worker_processes 1;
@@ -177,7 +187,11 @@ http {
 /** An HTTP server on 80 that says "httpd" in its log. */
 async function httpdImage(base: Layer): Promise<Image> {
   const layer = await layerOf([
-    { path: '/usr/local/bin/httpd-foreground', data: '#!/bin/sh\necho httpd: serving on port 80\nexec httpd -f -v -p 80 -h /www\n', mode: 0o755 },
+    {
+      path: '/usr/local/bin/httpd-foreground',
+      data: '#!/bin/sh\necho httpd: serving on port 80\nexec httpd -f -v -p 80 -h /www\n',
+      mode: 0o755,
+    },
     { path: '/www/index.html', data: 'It works!\n' },
   ]);
   return imageOf({ layers: [base, layer], process: { Cmd: ['httpd-foreground'] }, format: 'docker' });

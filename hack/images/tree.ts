@@ -53,7 +53,13 @@ function add(tar: ReturnType<typeof pack>, path: string, entry: Entry): void {
   else tar.entry(header(path, { type: 'file', mode: entry.mode ?? 0o644, uid: entry.uid ?? 0 }), Buffer.from(entry.data));
 }
 
-const header = (name: string, more: Partial<Header>): Partial<Header> & { name: string } => ({ name, uid: 0, gid: 0, mtime: new Date(0), ...more });
+const header = (name: string, more: Partial<Header>): Partial<Header> & { name: string } => ({
+  name,
+  uid: 0,
+  gid: 0,
+  mtime: new Date(0),
+  ...more,
+});
 
 async function compress(plain: Buffer, compression: Compression): Promise<Buffer> {
   if (compression === 'gzip') return promisify(gzip)(plain, { level: 6 });

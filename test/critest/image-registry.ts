@@ -55,10 +55,7 @@ export async function startRegistry(storage: string): Promise<Registry> {
   const port = await freePort();
   const host = `127.0.0.1:${port}`;
   const config = join(storage, 'config.yml');
-  writeFileSync(
-    config,
-    `version: 0.1\nlog: {level: warn}\nstorage:\n  filesystem: {rootdirectory: ${storage}}\nhttp: {addr: '${host}'}\n`,
-  );
+  writeFileSync(config, `version: 0.1\nlog: {level: warn}\nstorage:\n  filesystem: {rootdirectory: ${storage}}\nhttp: {addr: '${host}'}\n`);
   const child = spawn(program, ['serve', config], { stdio: 'ignore', env: { ...process.env, OTEL_TRACES_EXPORTER: 'none' } });
   const gone = once(child, 'exit');
   const untilMs = Date.now() + START_TIMEOUT_MS;

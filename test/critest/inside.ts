@@ -17,7 +17,11 @@ await using registry = await startRegistry(storage);
 const gantry = new Gantry({
   logPath,
   mirrors: Object.fromEntries(MIRRORED.map((host) => [host, registry.host])),
-  flags: ['--pause-image', 'registry.k8s.io/pause:3.10.1', ...(process.env['HANDLER'] ? ['--default-handler', process.env['HANDLER']] : [])],
+  flags: [
+    '--pause-image',
+    'registry.k8s.io/pause:3.10.1',
+    ...(process.env['HANDLER'] ? ['--default-handler', process.env['HANDLER']] : []),
+  ],
 });
 await gantry.start();
 try {

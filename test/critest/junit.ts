@@ -7,14 +7,22 @@ export interface Spec {
 
 /** Benchmarks that did not run are no specs that were skipped. Throws when the report has no spec at all. */
 export function specsOf(xml: string): Spec[] {
-  const specs = [...xml.matchAll(/<testcase ([^>]*?)(?:\/>|>([\s\S]*?)<\/testcase>)/g)].flatMap(([, attributes = '', body = '']): Spec[] => {
-    const name = decoded(attribute(attributes, 'name'));
-    if (!name.startsWith('[It] ')) return [];
-    const said = attribute(attributes, 'status');
-    const status = said === 'passed' ? 'passed' : said === 'skipped' || said === 'pending' ? 'skipped' : 'failed';
-    if (status === 'skipped' && name.includes('benchmark about')) return [];
-    return [{ name: name.slice('[It] '.length), status, message: decoded(attribute(/<(?:failure|error|skipped) ([^>]*)>/.exec(body)?.[1] ?? '', 'message')) }];
-  });
+  const specs = [...xml.matchAll(/<testcase ([^>]*?)(?:\/>|>([\s\S]*?)<\/testcase>)/g)].flatMap(
+    ([, attributes = '', body = '']): Spec[] => {
+      const name = decoded(attribute(attributes, 'name'));
+      if (!name.startsWith('[It] ')) return [];
+      const said = attribute(attributes, 'status');
+      const status = said === 'passed' ? 'passed' : said === 'skipped' || said === 'pending' ? 'skipped' : 'failed';
+      if (status === 'skipped' && name.includes('benchmark about')) return [];
+      return [
+        {
+          name: name.slice('[It] '.length),
+          status,
+          message: decoded(attribute(/<(?:failure|error|skipped) ([^>]*)>/.exec(body)?.[1] ?? '', 'message')),
+        },
+      ];
+    },
+  );
   if (specs.length === 0) throw new Error('the JUnit report holds no specs');
   return specs;
 }

@@ -45,7 +45,8 @@ export function parsePlan(text: string): Plan {
 function entryOf({ match, reason, unlessPath, ...rest }: Record<string, string>): Skip {
   const [unknown] = Object.keys(rest);
   if (unknown !== undefined) throw new Error(`critest.yaml: unknown field ${unknown}`);
-  if (match === undefined || reason === undefined) throw new Error(`critest.yaml: ${match ?? 'an entry'}: match and reason are both needed`);
+  if (match === undefined || reason === undefined)
+    throw new Error(`critest.yaml: ${match ?? 'an entry'}: match and reason are both needed`);
   new RegExp(match);
   return { match, reason, ...(unlessPath === undefined ? {} : { unlessPath }) };
 }

@@ -31,7 +31,9 @@ export async function findTools(outDir: string): Promise<Tools> {
 async function build(binDir: string, names: readonly string[]): Promise<void> {
   const go = findProgram('go') ?? (existsSync('/usr/local/go/bin/go') ? '/usr/local/go/bin/go' : undefined);
   if (go === undefined) {
-    throw new Error(`${names.join(' and ')} not found, and no Go to build them: put them on PATH, name them in CRITEST and CRICTL, or install Go`);
+    throw new Error(
+      `${names.join(' and ')} not found, and no Go to build them: put them on PATH, name them in CRITEST and CRICTL, or install Go`,
+    );
   }
   console.log(`building ${names.join(' and ')} from ${MODULE} ${VERSION} (some minutes)`);
   const dir = join(binDir, '..', 'cri-tools');
@@ -40,14 +42,20 @@ async function build(binDir: string, names: readonly string[]): Promise<void> {
   mkdirSync(binDir, { recursive: true });
   writeFileSync(join(dir, 'go.mod'), 'module gantry/cri-tools\n\ngo 1.24\n');
   writeFileSync(join(dir, 'tools.go'), `package tools\n\nimport (\n\t_ "${MODULE}/pkg/benchmark"\n\t_ "${MODULE}/pkg/validate"\n)\n`);
-  const options = { cwd: dir, env: { GOFLAGS: '-mod=mod', GOWORK: 'off', CGO_ENABLED: '0' }, stdio: ['ignore', 'inherit', 'inherit'] as ['ignore', 'inherit', 'inherit'] };
+  const options = {
+    cwd: dir,
+    env: { GOFLAGS: '-mod=mod', GOWORK: 'off', CGO_ENABLED: '0' },
+    stdio: ['ignore', 'inherit', 'inherit'] as ['ignore', 'inherit', 'inherit'],
+  };
   try {
     await execa(go, ['get', `${MODULE}@${VERSION}`], options);
     await execa(go, ['get', '-t', `${MODULE}/cmd/critest`, `${MODULE}/cmd/crictl`], options);
     if (names.includes('crictl')) await execa(go, ['build', '-o', join(binDir, 'crictl'), `${MODULE}/cmd/crictl`], options);
     if (names.includes('critest')) await execa(go, ['test', '-c', '-o', join(binDir, 'critest'), `${MODULE}/cmd/critest`], options);
   } catch (error) {
-    throw new Error(`building ${names.join(' and ')} from ${MODULE} ${VERSION} failed: ${error instanceof Error ? error.message : String(error)}`);
+    throw new Error(
+      `building ${names.join(' and ')} from ${MODULE} ${VERSION} failed: ${error instanceof Error ? error.message : String(error)}`,
+    );
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }

@@ -22,9 +22,22 @@ export class Cri implements Disposable {
 
   constructor(socket: string) {
     this.socket = socket;
-    const definition = loadSync(PROTO, { keepCase: false, longs: String, enums: String, defaults: true, arrays: true, objects: true, oneofs: true });
+    const definition = loadSync(PROTO, {
+      keepCase: false,
+      longs: String,
+      enums: String,
+      defaults: true,
+      arrays: true,
+      objects: true,
+      oneofs: true,
+    });
     const { runtime } = loadPackageDefinition(definition) as unknown as ProtoGrpcType;
-    const options = { 'grpc.max_receive_message_length': -1, 'grpc.initial_reconnect_backoff_ms': 50, 'grpc.max_reconnect_backoff_ms': 200, 'grpc.use_local_subchannel_pool': 1 };
+    const options = {
+      'grpc.max_receive_message_length': -1,
+      'grpc.initial_reconnect_backoff_ms': 50,
+      'grpc.max_reconnect_backoff_ms': 200,
+      'grpc.use_local_subchannel_pool': 1,
+    };
     this.#runtime = new runtime.v1.RuntimeService(`unix:${socket}`, credentials.createInsecure(), options);
     this.#image = new runtime.v1.ImageService(`unix:${socket}`, credentials.createInsecure(), options);
   }

@@ -152,7 +152,10 @@ export function pluginDir(): string {
 /** Mirrors `host` to `address`, which speaks plain HTTP. */
 function writeMirror(hostsDir: string, host: string, address: string): void {
   mkdirSync(join(hostsDir, host), { recursive: true });
-  writeFileSync(join(hostsDir, host, 'hosts.toml'), `server = "http://${address}"\n\n[host."http://${address}"]\ncapabilities = ["pull", "resolve"]\n`);
+  writeFileSync(
+    join(hostsDir, host, 'hosts.toml'),
+    `server = "http://${address}"\n\n[host."http://${address}"]\ncapabilities = ["pull", "resolve"]\n`,
+  );
 }
 
 function conflist(bridge: string, subnet: number, dataDir: string): object {

@@ -1,0 +1,193 @@
+import { expect } from 'chai';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { digestOf } from '../../../src/base/digest.ts';
+import { newOp } from '../../../src/base/op.ts';
+import type { Credentials } from '../../../src/registry/auth.ts';
+import { parseChallenges } from '../../../src/registry/auth.ts';
+import { RepositoryClient } from '../../../src/registry/client.ts';
+import { hostsOf } from '../../../src/registry/hosts.ts';
+
+const manifest = Buffer.from('{"schemaVersion":2}');
+const blob = Buffer.alloc(300_000, 'layer');
+const descriptor = { digest: digestOf(blob), sizeBytes: blob.length };
+const credentials: Credentials = { username: 'me', password: 's3cret', identityToken: '', registryToken: '' };
+
+describe('registry', () => {
+  let dir: string;
+  const servers: Server[] = [];
+  const serve = async (listener: RequestListener): Promise<string> => {
+    const server = createServer(listener);
+    servers.push(server);
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    return `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  };
+  const client = (registry: string, creds?: Credentials): RepositoryClient =>
+    new RepositoryClient({ hostsDir: dir, registry, repository: 'a/b', credentials: creds });
+  const getManifest = (from: RepositoryClient, reference = 'v1'): ReturnType<RepositoryClient['manifest']> =>
+    from.manifest(newOp('t', { timeoutMs: 20_000 }), reference, { accept: ['x/y'], maxBytes: 1000 });
+  const getBlob = async (from: RepositoryClient): Promise<{ bytes: Buffer; begun: number }> => {
+    let chunks: Uint8Array[] = [];
+    let begun = 0;
+    await from.blob(newOp('t', { timeoutMs: 20_000 }), descriptor, async () => {
+      chunks = [];
+      begun++;
+      return { write: async (chunk) => void chunks.push(chunk) };
+    });
+    return { bytes: Buffer.concat(chunks), begun };
+  };
+  const hosts = (registry: string, text: string): void => {
+    mkdirSync(join(dir, registry), { recursive: true });
+    writeFileSync(join(dir, registry, 'hosts.toml'), text);
+  };
+  const serveManifest = (_request: IncomingMessage, response: ServerResponse): void => {
+    response.setHeader('content-type', 'x/y; charset=utf-8');
+    response.end(manifest);
+  };
+
+  beforeEach(() => (dir = mkdtempSync(join(tmpdir(), 'gantry-hosts-'))));
+  afterEach(() => {
+    rmSync(dir, { recursive: true });
+    for (const server of servers.splice(0)) {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
+  it('gets a manifest and verifies a digest', async () => {
+    const host = await serve(serveManifest);
+    expect(await getManifest(client(host))).to.deep.equal({ mediaType: 'x/y', digest: digestOf(manifest), bytes: manifest });
+    const error = await getManifest(client(host), digestOf('other')).catch((e: unknown) => e);
+    expect(error).to.have.property('kind', 'dataLoss');
+  });
+
+  it('tells what the registry said, under the right kind', async () => {
+    const host = await serve((_request, response) => {
+      response.statusCode = 404;
+      response.end('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no such tag"}]}');
+    });
+    const error = (await getManifest(client(host)).catch((e: unknown) => e)) as Error & { kind: string };
+    expect(error.kind).to.equal('notFound');
+    expect(error.message).to.contain(`${host}/v2/a/b/manifests/v1: 404 MANIFEST_UNKNOWN: no such tag`);
+  });
+
+  it('answers basic and bearer challenges, with credentials and without', async () => {
+    const basicHost = await serve((request, response) => {
+      if (request.headers.authorization === `Basic ${Buffer.from('me:s3cret').toString('base64')}`) return serveManifest(request, response);
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+    });
+    expect((await getManifest(client(basicHost, credentials))).bytes).to.deep.equal(manifest);
+    const refused = (await getManifest(client(basicHost)).catch((e: unknown) => e)) as Error & { kind: string };
+    expect(refused.kind).to.equal('permissionDenied');
+
+    const asked: string[] = [];
+    const bearerHost = await serve((request, response) => {
+      if (request.url?.startsWith('/token')) {
+        asked.push(`${request.url} ${request.headers.authorization ?? ''}`);
+        return void response.end('{"token":"t0ken","expires_in":300}');
+      }
+      if (request.headers.authorization === 'Bearer t0ken') return serveManifest(request, response);
+      response.writeHead(401, { 'www-authenticate': `Bearer realm="http://${request.headers.host}/token",service="reg"` }).end();
+    });
+    const from = client(bearerHost, credentials);
+    await getManifest(from);
+    await getManifest(from);
+    expect(asked).to.deep.equal([
+      `/token?service=reg&scope=repository%3Aa%2Fb%3Apull Basic ${Buffer.from('me:s3cret').toString('base64')}`,
+    ]);
+    const wrong = (await getManifest(client(basicHost, { ...credentials, password: 'wr0ng' })).catch((e: unknown) => e)) as Error;
+    expect(wrong.message).to.not.contain('wr0ng');
+  });
+
+  it('does not take credentials along to another host (S13)', async () => {
+    const seen: Array<string | undefined> = [];
+    const other = await serve((request, response) => {
+      seen.push(request.headers.authorization);
+      response.end(blob);
+    });
+    const host = await serve((request, response) => {
+      if (request.headers.authorization === undefined) response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+      else response.writeHead(307, { location: `http://${other}/elsewhere` }).end();
+    });
+    expect((await getBlob(client(host, credentials))).bytes.equals(blob)).to.equal(true);
+    expect(seen).to.deep.equal([undefined]);
+  });
+
+  it('asks mirrors first with ns=, without the credentials, and goes on to the server (R35)', async () => {
+    const asked: string[] = [];
+    const mirror = await serve((request, response) => {
+      asked.push(`mirror ${request.url} ${request.headers.authorization ?? '-'} ${request.headers['x-mirror']}`);
+      response.statusCode = 404;
+      response.end();
+    });
+    const server = await serve((request, response) => {
+      asked.push(`server ${request.url}`);
+      serveManifest(request, response);
+    });
+    hosts(
+      'reg.example',
+      `server = "http://${server}/prefix"\noverride_path = true\n[host."http://127.0.0.1:1"]\n[host."http://${mirror}"]\ncapabilities = ["pull", "resolve"]\n[host."http://${mirror}".header]\nx-mirror = "yes"\n`,
+    );
+    await getManifest(client('reg.example', credentials));
+    expect(asked).to.deep.equal(['mirror /v2/a/b/manifests/v1?ns=reg.example - yes', 'server /prefix/a/b/manifests/v1?ns=reg.example']);
+  });
+
+  it('tries again after 429 and 5xx, and goes on where a connection broke (P4, P6)', async () => {
+    let tries = 0;
+    const ranges: Array<string | undefined> = [];
+    const host = await serve((request, response) => {
+      tries++;
+      if (tries === 1) return void response.writeHead(429).end();
+      if (tries === 2) return void response.writeHead(503).end();
+      ranges.push(request.headers.range);
+      const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
+      response.writeHead(from > 0 ? 206 : 200, { 'content-length': blob.length - from });
+      if (tries > 3) return void response.end(blob.subarray(from));
+      response.write(blob.subarray(0, 100_000), () => setTimeout(() => response.destroy(), 50));
+    });
+    const { bytes, begun } = await getBlob(client(host));
+    expect(bytes.equals(blob)).to.equal(true);
+    expect(begun).to.equal(1);
+    expect(ranges).to.deep.equal([undefined, 'bytes=100000-']);
+  });
+
+  it('begins anew where a host does not know ranges', async () => {
+    let tries = 0;
+    const host = await serve((_request, response) => {
+      response.writeHead(200, { 'content-length': blob.length });
+      if (++tries > 1) return void response.end(blob);
+      response.write(blob.subarray(0, 100_000), () => setTimeout(() => response.destroy(), 50));
+    });
+    const { bytes, begun } = await getBlob(client(host));
+    expect(bytes.equals(blob)).to.equal(true);
+    expect(begun).to.equal(2);
+  });
+
+  it('reads hosts.toml strictly, names what is wrong, and falls back to _default', () => {
+    hosts('bad.example', 'sever = "x"\n');
+    expect(() => hostsOf(dir, 'bad.example')).to.throw(`${dir}/bad.example/hosts.toml: sever: unknown key`);
+    hosts('toml.example', 'server = \n');
+    expect(() => hostsOf(dir, 'toml.example')).to.throw('toml.example/hosts.toml: ');
+    hosts('_default', '[host."https://m.example"]\nskip_verify = true\nca = "ca.pem"\nclient = [["c.pem", "k.pem"]]\n');
+    const [first, second] = hostsOf(dir, 'any.example');
+    expect(first).to.deep.include({
+      url: 'https://m.example/v2',
+      skipVerify: true,
+      namespace: 'any.example',
+      ca: [join(dir, '_default', 'ca.pem')],
+    });
+    expect(first?.client).to.deep.equal([[join(dir, '_default', 'c.pem'), join(dir, '_default', 'k.pem')]]);
+    expect(second).to.deep.include({ url: 'https://any.example/v2', namespace: undefined });
+    expect(hostsOf('/nowhere', 'docker.io').map(({ url }) => url)).to.deep.equal(['https://registry-1.docker.io/v2']);
+  });
+
+  it('reads challenges', () => {
+    const bearer = parseChallenges('Bearer realm="https://a/t",service="s,x",scope="r:p:pull"').get('bearer');
+    expect(Object.fromEntries(bearer ?? [])).to.deep.equal({ realm: 'https://a/t', service: 's,x', scope: 'r:p:pull' });
+    expect([...parseChallenges('Basic realm="x"').keys()]).to.deep.equal(['basic']);
+  });
+});

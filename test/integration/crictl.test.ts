@@ -11,9 +11,15 @@ const IMAGE_ID = /^sha256:[0-9a-f]{64}$/;
 const ID = /^[0-9a-f]{64}$/;
 
 /** Every crictl command that needs no streaming server, in the order in which a pod lives. Each step stands on the one before. */
-describe('crictl against Gantry', function () {
+// The hook of the outer suite comes after those of the inner one: what the bed itself is made of is gone by then.
+describe('crictl', function () {
   this.timeout(60_000);
   leaksFail();
+
+  describe('against Gantry', walk);
+});
+
+function walk(this: Mocha.Suite): void {
   let bed: Bed;
   let crictlPath: string;
   let pod = '';
@@ -37,6 +43,8 @@ describe('crictl against Gantry', function () {
 
   const config = (): string => join(bed.gantry.dir, 'crictl.yaml');
   const crictl = async (...args: string[]): Promise<string> => (await execa(crictlPath, ['--config', config(), ...args])).stdout;
+  // crictl ends the output of an exec with a line of its own.
+  const execSync = async (...args: string[]): Promise<string> => (await crictl(...args)).trimEnd();
   const crictlJson = async (...args: string[]): Promise<Record<string, unknown>> =>
     JSON.parse(await crictl(...args)) as Record<string, unknown>;
   const at = (value: unknown, ...path: Array<string | number>): unknown =>
@@ -114,7 +122,7 @@ describe('crictl against Gantry', function () {
       annotations: { note: 'kept' },
       dns_config: { servers: ['10.1.2.3'], searches: ['example.test'], options: ['ndots:3'] },
       port_mappings: [{ container_port: 80, host_port: 18080, protocol: 0 }],
-      linux: { cgroup_parent: '/gantry-test/web' },
+      linux: { cgroup_parent: '/gantry-test/web', security_context: { namespace_options: { pid: 1 } } },
     };
     pod = await crictl('runp', file('pod.json', podConfig));
     expect(pod).to.match(ID);
@@ -163,8 +171,8 @@ describe('crictl against Gantry', function () {
   });
 
   it('exec -s', async () => {
-    expect(await crictl('exec', '-s', container, 'sh', '-c', 'hostname; echo $FROM, $SAID')).to.equal('web-host\nimage, by config');
-    expect(await crictl('exec', '-s', container, 'cat', '/etc/resolv.conf')).to.equal(
+    expect(await execSync('exec', '-s', container, 'sh', '-c', 'hostname; echo $FROM, $SAID')).to.equal('web-host\nimage, by config');
+    expect(await execSync('exec', '-s', container, 'cat', '/etc/resolv.conf')).to.equal(
       'search example.test\nnameserver 10.1.2.3\noptions ndots:3',
     );
     const failed = await execa(crictlPath, ['--config', config(), 'exec', '-s', container, 'sh', '-c', 'echo why >&2; exit 7'], {
@@ -256,4 +264,4 @@ describe('crictl against Gantry', function () {
     await crictl('rmi', imageId);
     expect(await crictl('images', '-q')).to.equal('');
   });
-});
+}

@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { demoImage } from '../../hack/images/demo.ts';
+import { demoImage, demoPause } from '../../hack/images/demo.ts';
 import type { StaticRegistry } from '../../hack/images/registry.ts';
 import { serveImages } from '../../hack/images/registry.ts';
 import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConfig.ts';
@@ -10,6 +10,7 @@ import type { GantryOptions } from './gantry.ts';
 import { Gantry } from './gantry.ts';
 
 export const DEMO_IMAGE = 'images.test/demo:1';
+export const PAUSE_IMAGE = 'images.test/pause:1';
 
 /** A private Gantry with a registry of one image, and what tests do with them all the time. Ended by `end`, in any state. */
 export class Bed {
@@ -27,9 +28,14 @@ export class Bed {
       new Map([
         ['demo:1', image],
         ['demo:latest', image],
+        ['pause:1', await demoPause()],
       ]),
     );
-    const gantry = new Gantry({ mirrors: { 'images.test': registry.host }, ...options });
+    const gantry = new Gantry({
+      mirrors: { 'images.test': registry.host },
+      ...options,
+      flags: ['--pause-image', PAUSE_IMAGE, ...(options.flags ?? [])],
+    });
     await gantry.start();
     await gantry.cri.image('pullImage', { image: { image: DEMO_IMAGE } });
     return new Bed(gantry, registry);
@@ -104,8 +110,8 @@ export class Bed {
   /** The pid of the container's first process, from the verbose status. */
   async pidOf(containerId: string): Promise<number> {
     const { info } = await this.fullStatus(containerId);
-    for (const text of Object.values(info)) {
-      const [, pid] = /"pid":\s*(\d+)/.exec(text) ?? [];
+    for (const text of Object.values(info) as string[]) {
+      const pid = /"pid":\s*(\d+)/.exec(String(text))?.[1];
       if (pid !== undefined) return Number(pid);
     }
     throw new Error(`the verbose status of ${containerId} has no pid: ${JSON.stringify(info)}`);

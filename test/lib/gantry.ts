@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -139,6 +139,8 @@ export class Gantry {
   async remove(): Promise<void> {
     if (this.#child !== undefined) await this.removePods();
     await this.stop();
+    // The bridge plugin makes it at the first ADD and never takes it away.
+    spawnSync('ip', ['link', 'delete', this.bridge], { stdio: 'ignore' });
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

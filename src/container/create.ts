@@ -39,6 +39,8 @@ export async function createContainer(deps: ContainerDeps, op: Op, sandboxId: st
   const record = await deps.operations.run(op, key, {
     start: (own) => create(deps, own, sandbox, config),
     collect: async (made) => {
+      // Its pod was removed before anybody came for it.
+      if (deps.store.get(made.id) === undefined) throw notFound('container', made.id);
       const created = moved(made, 'created');
       await deps.store.put(created);
       watchExit(deps, created);

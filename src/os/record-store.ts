@@ -31,6 +31,8 @@ export class RecordStore<T extends { readonly id: string }> {
   async load(parse: (value: unknown) => T): Promise<Array<{ id: string; error: unknown }>> {
     const broken: Array<{ id: string; error: unknown }> = [];
     for (const file of await readdir(this.#dir)) {
+      // A writer that was killed before its rename.
+      if (file.endsWith('.tmp')) await rm(join(this.#dir, file), { force: true });
       if (!file.endsWith('.json')) continue;
       const id = file.slice(0, -'.json'.length);
       try {

@@ -118,7 +118,7 @@ export class Gantry {
     clearTimeout(late);
   }
 
-  /** Stops and removes every pod, and every image but what the daemon keeps to itself. */
+  /** Stops and removes every pod. */
   async removePods(): Promise<void> {
     const { items } = await this.cri.runtime('listPodSandbox', {});
     for (const { id } of items) {

@@ -5,24 +5,35 @@ import type { StaticRegistry } from '../../hack/images/registry.ts';
 import { serveImages } from '../../hack/images/registry.ts';
 import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConfig.ts';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
+import { removeCgroup } from '../../src/os/cgroup.ts';
 import type { Cri } from './cri.ts';
 import type { GantryOptions } from './gantry.ts';
 import { Gantry } from './gantry.ts';
+import type { Belongings } from './leaks.ts';
+import { belongings, expectNoLeaks } from './leaks.ts';
 
 export const DEMO_IMAGE = 'images.test/demo:1';
+/** Parent of every pod's cgroup; a kubelet would make and remove it. */
+export const CGROUP = '/gantry-test';
 export const PAUSE_IMAGE = 'images.test/pause:1';
 
 /** A private Gantry with a registry of one image, and what tests do with them all the time. Ended by `end`, in any state. */
 export class Bed {
   readonly gantry: Gantry;
+  readonly #before: Partial<Belongings>;
   readonly #registry: StaticRegistry;
 
-  private constructor(gantry: Gantry, registry: StaticRegistry) {
+  private constructor(before: Partial<Belongings>, gantry: Gantry, registry: StaticRegistry) {
+    this.#before = before;
     this.gantry = gantry;
     this.#registry = registry;
   }
 
   static async make(options: GantryOptions = {}): Promise<Bed> {
+    await removeCgroup(CGROUP);
+    // The descriptors of this process are no business of the daemon's.
+    const { mounts, interfaces, cgroups, children } = belongings();
+    const before = { mounts, interfaces, cgroups, children };
     const image = await demoImage();
     const registry = await serveImages(
       new Map([
@@ -38,16 +49,19 @@ export class Bed {
     });
     await gantry.start();
     await gantry.cri.image('pullImage', { image: { image: DEMO_IMAGE } });
-    return new Bed(gantry, registry);
+    return new Bed(before, gantry, registry);
   }
 
   get cri(): Cri {
     return this.gantry.cri;
   }
 
+  /** Fails naming what is left of pods and daemon: mounts, interfaces, cgroups, processes. */
   async end(): Promise<void> {
     try {
       await this.gantry.remove();
+      await removeCgroup(CGROUP);
+      await expectNoLeaks(this.#before);
     } finally {
       await this.#registry[Symbol.asyncDispose]();
     }
@@ -63,7 +77,7 @@ export class Bed {
       logDirectory,
       labels: { test: name },
       ...change,
-      linux: { cgroupParent: `/gantry-test/${name}`, ...change.linux },
+      linux: { cgroupParent: `${CGROUP}/${name}`, ...change.linux },
     };
   }
 

@@ -73,13 +73,13 @@ function more(now: readonly string[], before: readonly string[]): string[] {
   });
 }
 
-/** Throws, naming each, if there is more than before after things had three seconds to settle. */
-export async function expectNoLeaks(earlier: Belongings, scope: LeakScope = {}): Promise<void> {
+/** Throws, naming each, if there is more of a kind in `earlier` than before after things had three seconds to settle. */
+export async function expectNoLeaks(earlier: Partial<Belongings>, scope: LeakScope = {}): Promise<void> {
   const untilMs = Date.now() + SETTLE_MS;
   for (;;) {
     const now = belongings(scope);
     const leaks = (Object.keys(earlier) as Array<keyof Belongings>).flatMap((kind) =>
-      more(now[kind], earlier[kind]).map((name) => `${kind}: ${name}`),
+      more(now[kind], earlier[kind] ?? []).map((name) => `${kind}: ${name}`),
     );
     if (leaks.length === 0) return;
     if (Date.now() > untilMs) throw new Error(`the suite leaves behind\n  ${leaks.join('\n  ')}`);

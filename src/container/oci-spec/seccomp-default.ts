@@ -56,10 +56,25 @@ const BY_CAPABILITY: ReadonlyArray<readonly [string, string]> = [
 const NAMESPACE_FLAGS = 0x7e020000;
 /** Of personality(2): Linux, Linux with 32-bit uname, and "tell me". */
 const PERSONALITIES = [0x0, 0x8, 0x20000, 0x20008, 0xffffffff];
-const AF_ALG = 38;
-const AF_VSOCK = 40;
+/**
+ * Address families as [mask, value]: all up to 47 but AF_ALG (38) and AF_VSOCK (40). Masks, because seccomp sees 64 bits of a register of which the kernel takes
+ * 32 for the family: "less than" and "greater than" let 0x1_0000_0028 through, which is AF_VSOCK. Rules of one call are alternatives.
+ */
+const SOCKET_FAMILIES: ReadonlyArray<readonly [number, number]> = [
+  [0xffff_ffe0, 0], // 0-31
+  [0xffff_fffc, 32], // 32-35
+  [0xffff_fffe, 36], // 36, 37
+  [0xffff_ffff, 39],
+  [0xffff_ffff, 41],
+  [0xffff_fffe, 42], // 42, 43
+  [0xffff_fffc, 44], // 44-47
+];
 const EPERM = 1;
 const ENOSYS = 38;
+
+const maskedEqual = (mask: number, value: number): NonNullable<OciSeccompRule['args']> => [
+  { index: 0, value: mask, valueTwo: value, op: 'SCMP_CMP_MASKED_EQ' },
+];
 
 const allow = (names: string, args?: OciSeccompRule['args']): OciSeccompRule => ({
   names: names.trim().split(/\s+/),
@@ -74,7 +89,7 @@ const ARCHITECTURES: Readonly<Record<string, readonly string[]>> = {
 
 /**
  * RuntimeDefault for a container with these capabilities: a list of what is allowed, everything else is EPERM. Sockets of AF_ALG and AF_VSOCK are refused (S10);
- * clone3 is ENOSYS without CAP_SYS_ADMIN, so that libc falls back to clone, whose flags can be read.
+ * clone3 is ENOSYS without CAP_SYS_ADMIN, so that libc falls back to clone, whose flags can be read. `arch` as in process.arch.
  */
 export function defaultSeccomp(capabilities: readonly string[], arch: string = process.arch): OciSeccomp {
   const has = new Set(capabilities);
@@ -87,14 +102,14 @@ export function defaultSeccomp(capabilities: readonly string[], arch: string = p
     syscalls: [
       allow(ALLOWED),
       ...PERSONALITIES.map((value) => allow('personality', [{ index: 0, value, op: 'SCMP_CMP_EQ' }])),
-      // Rules of one call are alternatives: below, between and above the two families.
-      allow('socket', [{ index: 0, value: AF_ALG, op: 'SCMP_CMP_LT' }]),
-      allow('socket', [{ index: 0, value: AF_ALG + 1, op: 'SCMP_CMP_EQ' }]),
-      allow('socket', [{ index: 0, value: AF_VSOCK, op: 'SCMP_CMP_GT' }]),
+      // For 32-bit x86 libseccomp turns a rule for socket into one for socketcall that can't see the family. The one that stands first wins, and its errno
+      // must not be the default one: runc leaves out rules that only say the default again. Libraries then use socket itself (Linux >= 4.3).
+      { names: ['socketcall'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS },
+      ...SOCKET_FAMILIES.map(([mask, value]) => allow('socket', maskedEqual(mask, value))),
       ...(isAdmin
         ? []
         : [
-            allow('clone', [{ index: 0, value: NAMESPACE_FLAGS, valueTwo: 0, op: 'SCMP_CMP_MASKED_EQ' }]),
+            allow('clone', maskedEqual(NAMESPACE_FLAGS, 0)),
             { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS },
           ]),
       ...extra,

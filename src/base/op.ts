@@ -68,7 +68,9 @@ export function detached(op: Op, timeoutMs: number): Op {
 export function throwIfOver(op: Op): void {
   if (!op.signal.aborted) return;
   const { stage, ageMs } = op.span.current;
-  const kind = Date.now() >= op.deadlineMs ? 'deadlineExceeded' : 'cancelled';
+  // Timers and the wall clock round apart: a signal that a timeout fired may be read a millisecond before `deadlineMs`.
+  const timedOut = (op.signal.reason as Error | undefined)?.name === 'TimeoutError' || Date.now() >= op.deadlineMs;
+  const kind = timedOut ? 'deadlineExceeded' : 'cancelled';
   throw new ClassifiedError(
     kind,
     `${op.span.name} ${kind === 'cancelled' ? 'was cancelled' : 'ran out of time'} at stage ${stage} after ${ageMs} ms`,

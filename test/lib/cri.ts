@@ -12,6 +12,10 @@ const PROTO = fileURLToPath(new URL('../../proto/runtime-v1.proto', import.meta.
 type Method<In, Out> = { requestSerialize: (value: In) => Buffer; responseDeserialize: (bytes: Buffer) => Out };
 type Asked<M> = M extends Method<infer In, unknown> ? In : never;
 type Answered<M> = M extends Method<never, infer Out> ? Out : never;
+/** The RPCs as the client names them, without the index signature that would let any name pass. */
+type Rpcs<D> = { [Name in keyof D as string extends Name ? never : Uncapitalize<Name & string>]: D[Name] };
+type RuntimeRpcs = Rpcs<RuntimeServiceDefinition>;
+type ImageRpcs = Rpcs<ImageServiceDefinition>;
 type Unary = (request: object, options: { deadline: number }, callback: (error: ServiceError | null, value?: unknown) => void) => void;
 
 /** A client of one CRI socket, for tests and the scripts in hack/. Fails with grpc-js' ServiceError (`code`, `details`). */
@@ -42,20 +46,16 @@ export class Cri implements Disposable {
     this.#image = new runtime.v1.ImageService(`unix:${socket}`, credentials.createInsecure(), options);
   }
 
-  runtime<Name extends keyof RuntimeServiceDefinition & string>(
+  runtime<Name extends keyof RuntimeRpcs>(
     name: Name,
-    request: Asked<RuntimeServiceDefinition[Name]>,
+    request: Asked<RuntimeRpcs[Name]>,
     timeoutMs = 60_000,
-  ): Promise<Answered<RuntimeServiceDefinition[Name]>> {
-    return ask(this.#runtime, name, request as object, timeoutMs) as Promise<Answered<RuntimeServiceDefinition[Name]>>;
+  ): Promise<Answered<RuntimeRpcs[Name]>> {
+    return ask(this.#runtime, name, request as object, timeoutMs) as Promise<Answered<RuntimeRpcs[Name]>>;
   }
 
-  image<Name extends keyof ImageServiceDefinition & string>(
-    name: Name,
-    request: Asked<ImageServiceDefinition[Name]>,
-    timeoutMs = 60_000,
-  ): Promise<Answered<ImageServiceDefinition[Name]>> {
-    return ask(this.#image, name, request as object, timeoutMs) as Promise<Answered<ImageServiceDefinition[Name]>>;
+  image<Name extends keyof ImageRpcs>(name: Name, request: Asked<ImageRpcs[Name]>, timeoutMs = 60_000): Promise<Answered<ImageRpcs[Name]>> {
+    return ask(this.#image, name, request as object, timeoutMs) as Promise<Answered<ImageRpcs[Name]>>;
   }
 
   /** Calls back for each event until the result is disposed of. */

@@ -108,10 +108,7 @@ export function defaultSeccomp(capabilities: readonly string[], arch: string = p
       ...SOCKET_FAMILIES.map(([mask, value]) => allow('socket', maskedEqual(mask, value))),
       ...(isAdmin
         ? []
-        : [
-            allow('clone', maskedEqual(NAMESPACE_FLAGS, 0)),
-            { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS },
-          ]),
+        : [allow('clone', maskedEqual(NAMESPACE_FLAGS, 0)), { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: ENOSYS }]),
       ...extra,
     ],
   };

@@ -6,7 +6,7 @@ import { expect } from 'chai';
 import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConfig.ts';
 import type { Mount } from '../../src/gen/cri/runtime/v1/Mount.ts';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
-import { Bed, DEMO_IMAGE, eventually } from '../lib/bed.ts';
+import { Bed, CGROUP, DEMO_IMAGE, eventually } from '../lib/bed.ts';
 
 const NOWHERE = 'f'.repeat(64);
 
@@ -50,7 +50,7 @@ describe('bad input', function () {
       pods: items.map(({ id }) => id),
       containers: containers.map(({ id }) => id),
       files: dirs.map((dir) => listed(dir).filter((name) => !/^(?:lock|last_reserved_ip\.\d+)$/.test(name))),
-      cgroups: listed('/sys/fs/cgroup/memory/gantry-test').filter((name) => !name.includes('.')),
+      cgroups: listed(`/sys/fs/cgroup/memory${CGROUP}`).filter((name) => !name.includes('.')),
     });
   };
   const unchanged = async (asking: () => Promise<void>): Promise<void> => {

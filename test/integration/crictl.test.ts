@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { execa } from 'execa';
-import { Bed, DEMO_IMAGE, eventually } from '../lib/bed.ts';
+import { Bed, CGROUP, DEMO_IMAGE, eventually } from '../lib/bed.ts';
 import { crictlProgram } from '../lib/programs.ts';
 
 const IMAGE_ID = /^sha256:[0-9a-f]{64}$/;
@@ -114,7 +114,7 @@ describe('crictl', function () {
       annotations: { note: 'kept' },
       dns_config: { servers: ['10.1.2.3'], searches: ['example.test'], options: ['ndots:3'] },
       port_mappings: [{ container_port: 80, host_port: 18080, protocol: 0 }],
-      linux: { cgroup_parent: '/gantry-test/web', security_context: { namespace_options: { pid: 1 } } },
+      linux: { cgroup_parent: `${CGROUP}/web`, security_context: { namespace_options: { pid: 1 } } },
     };
     pod = await crictl('runp', file('pod.json', podConfig));
     expect(pod).to.match(ID);

@@ -10,11 +10,11 @@ import type { Cri } from './cri.ts';
 import type { GantryOptions } from './gantry.ts';
 import { Gantry } from './gantry.ts';
 import type { Belongings } from './leaks.ts';
-import { belongings, expectNoLeaks } from './leaks.ts';
+import { belongings, expectNoLeaks, TEST_CGROUP } from './leaks.ts';
 
 export const DEMO_IMAGE = 'images.test/demo:1';
 /** Parent of every pod's cgroup; a kubelet would make and remove it. */
-export const CGROUP = '/gantry-test';
+export const CGROUP = `/${TEST_CGROUP}`;
 export const PAUSE_IMAGE = 'images.test/pause:1';
 
 /** A private Gantry with a registry of one image, and what tests do with them all the time. Ended by `end`, in any state. */
@@ -67,7 +67,7 @@ export class Bed {
     }
   }
 
-  /** A pod with a directory of its own for logs and its cgroups below /gantry-test. */
+  /** A pod with a directory of its own for logs and its cgroups below `CGROUP`. */
   podConfig(name: string, change: PodSandboxConfig = {}): PodSandboxConfig {
     const logDirectory = join(this.gantry.dir, 'logs', name);
     mkdirSync(logDirectory, { recursive: true });

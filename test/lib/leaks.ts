@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { after, before } from 'mocha';
@@ -17,11 +18,12 @@ export interface Belongings {
 export interface LeakScope {
   /** Only mounts below these count: other suites may run beside this one. Default: all. */
   readonly mountPrefixes?: readonly string[];
-  /** Only cgroups whose name begins so count. */
-  readonly cgroupPrefix?: string;
   /** Starts what stays for the life of the process, before the first look. The reactor is started anyway. */
   readonly warm?: () => Promise<unknown>;
 }
+
+/** Begins the names of this process' cgroups: the tree of cgroups is the machine's, and other suites may run beside this one. */
+export const TEST_CGROUP = `gantry-test-${randomBytes(4).toString('hex')}`;
 
 const SETTLE_MS = 3000;
 const CGROUPS = '/sys/fs/cgroup';
@@ -30,7 +32,7 @@ export function belongings(scope: LeakScope = {}): Belongings {
   return {
     mounts: (scope.mountPrefixes ?? ['/']).flatMap((prefix) => mountsUnder(prefix)),
     interfaces: scope.mountPrefixes === undefined ? readdirSync('/sys/class/net') : [],
-    cgroups: cgroupsNamed(scope.cgroupPrefix ?? 'gantry-test'),
+    cgroups: cgroupsNamed(TEST_CGROUP),
     children: descendantsOf(process.pid)
       .filter(isAlive)
       .map(({ pid }) => `${pid} ${argvOf(pid).join(' ')}`),

@@ -21,7 +21,7 @@ import {
 } from '../../../src/os/cgroup.ts';
 import { kindOf } from '../../../src/base/errors.ts';
 import { spawn } from '../../../src/os/spawn.ts';
-import { leaksFail } from '../../lib/leaks.ts';
+import { leaksFail, TEST_CGROUP } from '../../lib/leaks.ts';
 
 const V1 = `31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:5 - cgroup cgroup rw,cpu,cpuacct
@@ -159,7 +159,7 @@ describe('os/cgroup: the real ones', function () {
   if (process.getuid?.() !== 0) return;
   this.timeout(10_000);
   leaksFail({ mountPrefixes: [] });
-  const path = `/gantry-test-${process.pid}`;
+  const path = `/${TEST_CGROUP}`;
   afterEach(async () => {
     await killCgroup(path);
     await removeCgroup(path);

@@ -1,5 +1,5 @@
-import { mkdir, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { ClassifiedError, notFound } from '../base/errors.ts';
 import { newId, nowNs } from '../base/ids.ts';
@@ -10,6 +10,7 @@ import type { Image } from '../image/image.ts';
 import { cgroupOf } from '../os/cgroup.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import type { ContainerDeps } from './deps.ts';
+import { prepareLog } from './log.ts';
 import { resolveMounts } from './mounts.ts';
 import { buildSpec } from './oci-spec/spec.ts';
 import type { ContainerRecord } from './record.ts';
@@ -73,7 +74,7 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
-  if (record.logPath !== '') await mkdir(dirname(record.logPath), { recursive: true, mode: 0o755 });
+  if (record.logPath !== '') await prepareLog(sandbox.config.logDirectory, config.logPath);
 
   op.span.stage('runtime create');
   const process = await runtime.create(op, {

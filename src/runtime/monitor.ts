@@ -1,5 +1,5 @@
 import { close, closeSync, constants, open, openSync, writeSync } from 'node:fs';
-import { stat, writeFile } from 'node:fs/promises';
+import { rm, stat, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
@@ -185,7 +185,9 @@ export async function reopenLog(op: Op, target: { id: string; bundle: string; lo
   if (current && (await heldFiles(monitor.pid)).some(({ ino, dev }) => ino === current.ino && dev === current.dev)) return;
   // conmon opens this name and renames it over the log's; it dies when it can't, so whether it can is found out first
   const next = `${logPath}.tmp`;
-  await writeFile(next, '', { mode: 0o600 });
+  // of somebody else's making it may be a symlink
+  await rm(next, { force: true });
+  await writeFile(next, '', { mode: 0o600, flag: 'wx' });
   const { ino } = await stat(next, { bigint: true });
   await sendControl(bundle, id, '2 0 0\n');
   for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 50)) {

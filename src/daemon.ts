@@ -1,6 +1,6 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { messageOf } from './base/errors.ts';
+import { messageOf, wrap } from './base/errors.ts';
 import { KeyedLock } from './base/keyed-lock.ts';
 import type { Logger } from './base/log.ts';
 import { Operations } from './base/operations.ts';
@@ -40,11 +40,11 @@ export interface Daemon {
   close(): Promise<void>;
 }
 
-/** Builds the rooms in order, recovers what an earlier daemon left, and only then listens. Throws when another instance holds the state directory. */
+/** Builds the rooms in order, recovers what an earlier daemon left, and only then listens. Throws when another instance holds the root or the state directory. */
 export async function serve(config: Config, log: Logger): Promise<Daemon> {
   await using stack = new AsyncDisposableStack();
   await makeDirectories(config);
-  stack.use(lockFile(join(config.state, 'gantry.lock')));
+  for (const dir of [config.state, config.root]) stack.use(onlyInstance(dir));
   await startReactor();
   stack.defer(stopReactor);
 
@@ -139,6 +139,15 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
 
 const SERVER_GRACE_MS = 5_000;
 const NETWORK_GC_TIMEOUT_MS = 15_000;
+
+/** Two daemons over the same records or sockets would undo each other's pods. */
+function onlyInstance(dir: string): Disposable {
+  try {
+    return lockFile(join(dir, 'gantry.lock'));
+  } catch (error) {
+    throw wrap(`another gantry serves from ${dir}`, error);
+  }
+}
 
 async function makeDirectories(config: Config): Promise<void> {
   for (const dir of [

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { cgroupMode } from '../os/cgroup.ts';
+import { cgroupLimits, cgroupMode } from '../os/cgroup.ts';
 import { getNofile } from '../os/syscalls.ts';
 import { capabilitiesOf } from './oci-spec/capabilities.ts';
 import type { DaemonFacts } from './oci-spec/spec.ts';
@@ -14,6 +14,7 @@ export async function daemonFacts(): Promise<DaemonFacts> {
   const launcherSoft = Number(process.env['GANTRY_NOFILE_SOFT'] ?? Number.NaN);
   return {
     cgroupMode: cgroupMode(),
+    cgroupLimits: cgroupLimits(),
     bounding: capabilitiesOf(mask('CapBnd')),
     oomScoreAdj: Number(await read('/proc/self/oom_score_adj')),
     mayLowerOomScore: capabilitiesOf(mask('CapEff')).includes('CAP_SYS_RESOURCE'),

@@ -19,7 +19,7 @@ export async function updateContainerResources(
     throw new ClassifiedError('failedPrecondition', `update container ${full}: it is ${record.state}`);
   }
   op.span.stage('runtime update');
-  await deps.handler(record.runtimeHandler).update(op, full, { linux: { ...resourcesOf(resources, deps.cgroupMode) } });
+  await deps.handler(record.runtimeHandler).update(op, full, { linux: { ...resourcesOf(resources, deps.facts) } });
   const current = findContainer(deps, full);
   await deps.store.put({ ...current, resources: merged(current.resources, resources) });
 }

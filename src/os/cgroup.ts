@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,6 +15,25 @@ export type { CgroupStats } from './cgroup-stats.ts';
 // A path is what /proc/PID/cgroup says, on v1 and v2 alike: "/kubepods/burstable/podX/<id>".
 
 export const cgroupMode = (): CgroupMode => hierarchies().mode;
+
+/** Limits that a kernel may have been built or booted without. */
+export interface CgroupLimits {
+  readonly hugepages: boolean;
+  readonly swap: boolean;
+}
+
+export const cgroupLimits = (): CgroupLimits => limitsIn(hierarchies());
+
+/** On v2 the root has no limits: any cgroup below it shows what there is. */
+export function limitsIn({ mode, v1, unified = '/sys/fs/cgroup' }: Hierarchies): CgroupLimits {
+  if (mode !== 'v2') {
+    const memory = v1.get('memory');
+    return { hugepages: v1.has('hugetlb'), swap: memory !== undefined && existsSync(join(memory, 'memory.memsw.limit_in_bytes')) };
+  }
+  const controllers = readFileSync(join(unified, 'cgroup.controllers'), 'utf8').split(/\s+/);
+  const below = readdirSync(unified, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  return { hugepages: controllers.includes('hugetlb'), swap: below.some(({ name }) => existsSync(join(unified, name, 'memory.swap.max'))) };
+}
 
 /** One reading of a cgroup; a file that is missing counts as zero. */
 export const readStats = (path: string): Promise<CgroupStats> => readStatsIn(hierarchies(), path);

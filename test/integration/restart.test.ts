@@ -5,7 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { demoImage } from '../../hack/images/demo.ts';
 import type { StaticRegistry } from '../../hack/images/registry.ts';
 import { serveImages } from '../../hack/images/registry.ts';
+import { removeCgroup } from '../../src/os/cgroup.ts';
 import { Gantry } from '../lib/gantry.ts';
+import { TEST_CGROUP } from '../lib/leaks.ts';
 
 const KILLS = Number(process.env['GANTRY_KILLS'] ?? 10);
 
@@ -25,13 +27,14 @@ describe('restart', function () {
   });
   after(async () => {
     await gantry.remove();
+    await removeCgroup(`/${TEST_CGROUP}`);
     await registry[Symbol.asyncDispose]();
   });
 
   const run = async (name: string, command: string, attempt = 0): Promise<{ podSandboxId: string; containerId: string }> => {
     const config = {
       metadata: { name, namespace: 'default', uid: name, attempt },
-      linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } },
+      linux: { cgroupParent: `/${TEST_CGROUP}/${name}`, securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } },
     };
     const { podSandboxId } = await gantry.cri.runtime('runPodSandbox', { config });
     const { containerId } = await gantry.cri.runtime('createContainer', {
@@ -145,7 +148,7 @@ function remains(gantry: Gantry): string[] {
   );
   const veths = readdirSync('/sys/class/net').filter((name) => name.startsWith('veth'));
   const snapshots = readdirSync(join(gantry.root, 'snapshots', 'overlay', 'active')).map((name) => `snapshot ${name}`);
-  const cgroups = readdirSync('/sys/fs/cgroup/memory/gantry', { withFileTypes: true }).flatMap((entry) =>
+  const cgroups = readdirSync(`/sys/fs/cgroup/memory/${TEST_CGROUP}`, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? [`cgroup ${entry.name}`] : [],
   );
   return [...mounts, ...dirs, ...records, ...monitors.map((pid) => `process ${pid}`), ...addresses, ...veths, ...snapshots, ...cgroups];

@@ -1,16 +1,23 @@
 import { invalidArgument } from '../../base/errors.ts';
 import type { LinuxContainerResources__Output } from '../../gen/cri/runtime/v1/LinuxContainerResources.ts';
-import type { CgroupMode } from '../../os/cgroup.ts';
+import type { CgroupLimits, CgroupMode } from '../../os/cgroup.ts';
 import type { OciResources } from './spec-types.ts';
 
-/** CRI resources as the OCI spec has them; zero is "not set". invalidArgument: `unified` on a host without cgroup v2. */
-export function resourcesOf(limits: LinuxContainerResources__Output | null, mode: CgroupMode): OciResources {
+/**
+ * CRI resources as the OCI spec has them; zero is "not set". Limits of swap and huge pages are left out where the kernel has none: kubelet sends them to every
+ * node, and a runtime would fail each container of it (F17). invalidArgument: `unified` on a host without cgroup v2.
+ */
+export function resourcesOf(
+  limits: LinuxContainerResources__Output | null,
+  host: { readonly cgroupMode: CgroupMode; readonly cgroupLimits: CgroupLimits },
+): OciResources {
   if (limits === null) return {};
   const unified = Object.keys(limits.unified);
-  if (unified.length > 0 && mode !== 'v2')
+  if (unified.length > 0 && host.cgroupMode !== 'v2')
     throw invalidArgument('config.linux.resources.unified', 'needs cgroup v2, this host has v1 controllers');
   const limit = numberOf(limits.memoryLimitInBytes);
-  const swap = numberOf(limits.memorySwapLimitInBytes);
+  // Kubernetes' nodes do not swap unless asked to: memory and swap together get what memory gets.
+  const swap = host.cgroupLimits.swap ? (numberOf(limits.memorySwapLimitInBytes) ?? limit) : undefined;
   const memory = { ...(limit === undefined ? {} : { limit }), ...(swap === undefined ? {} : { swap }) };
   const cpu = {
     ...optional('shares', numberOf(limits.cpuShares)),
@@ -22,7 +29,7 @@ export function resourcesOf(limits: LinuxContainerResources__Output | null, mode
   return {
     ...(Object.keys(memory).length > 0 ? { memory } : {}),
     ...(Object.keys(cpu).length > 0 ? { cpu } : {}),
-    ...(limits.hugepageLimits.length > 0
+    ...(host.cgroupLimits.hugepages && limits.hugepageLimits.length > 0
       ? { hugepageLimits: limits.hugepageLimits.map(({ pageSize, limit: bytes }) => ({ pageSize, limit: Number(bytes) })) }
       : {}),
     ...(unified.length > 0 ? { unified: limits.unified } : {}),

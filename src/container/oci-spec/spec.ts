@@ -1,6 +1,6 @@
 import type { ContainerConfig__Output } from '../../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { ImageConfig } from '../../image/image.ts';
-import type { CgroupMode } from '../../os/cgroup.ts';
+import type { CgroupLimits, CgroupMode } from '../../os/cgroup.ts';
 import { containerCapabilities } from './capabilities.ts';
 import type { HostDevice } from './devices.ts';
 import { devicesOf } from './devices.ts';
@@ -15,6 +15,7 @@ import type { OciNamespace, OciProcess, OciSpec } from './spec-types.ts';
 /** What this daemon may and can do; found once at the start. */
 export interface DaemonFacts {
   readonly cgroupMode: CgroupMode;
+  readonly cgroupLimits: CgroupLimits;
   /** The daemon's bounding set: nobody gets more. */
   readonly bounding: readonly string[];
   readonly oomScoreAdj: number;
@@ -75,7 +76,7 @@ export function buildSpec(input: SpecInput): OciSpec {
     linux: {
       namespaces: namespacesOf(input.namespaces, privileged ? 'v1' : daemon.cgroupMode),
       cgroupsPath: input.cgroupsPath,
-      resources: { ...resourcesOf(config.linux?.resources ?? null, daemon.cgroupMode), devices: rules },
+      resources: { ...resourcesOf(config.linux?.resources ?? null, daemon), devices: rules },
       devices: nodes,
       ...maskedAndReadonly(context),
       ...(propagation === undefined ? {} : { rootfsPropagation: propagation }),

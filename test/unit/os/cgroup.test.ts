@@ -17,6 +17,7 @@ import {
   readStats,
   removeCgroup,
   setResources,
+  limitsIn,
   settingsOf,
 } from '../../../src/os/cgroup.ts';
 import { kindOf } from '../../../src/base/errors.ts';
@@ -47,6 +48,21 @@ describe('os/cgroup: hierarchies', () => {
     expect(directoriesOf(v1, '/a')).to.deep.equal(['/sys/fs/cgroup/cpu,cpuacct/a', '/sys/fs/cgroup/memory/a', '/sys/fs/cgroup/systemd/a']);
     expect(directoryOf(findHierarchies(V2), '/a', 'memory')).to.equal('/sys/fs/cgroup/a');
     expect(directoriesOf(findHierarchies(V2), '/a')).to.deep.equal(['/sys/fs/cgroup/a']);
+  });
+
+  it('say which limits the kernel has', () => {
+    const root = mkdtempSync(join(tmpdir(), 'gantry-test-cgroup-'));
+    mkdirSync(join(root, 'some.slice'));
+    writeFileSync(join(root, 'cgroup.controllers'), 'cpu memory hugetlb\n');
+    const v2 = { mode: 'v2', v1: new Map(), unified: root } as const;
+    expect(limitsIn(v2)).to.deep.equal({ hugepages: true, swap: false });
+    writeFileSync(join(root, 'some.slice/memory.swap.max'), 'max\n');
+    expect(limitsIn(v2)).to.deep.equal({ hugepages: true, swap: true });
+    const v1 = { mode: 'v1', v1: new Map([['memory', root]]), unified: undefined } as const;
+    expect(limitsIn(v1)).to.deep.equal({ hugepages: false, swap: false });
+    writeFileSync(join(root, 'memory.memsw.limit_in_bytes'), '');
+    expect(limitsIn(v1)).to.deep.equal({ hugepages: false, swap: true });
+    rmSync(root, { recursive: true });
   });
 
   it('never leaves them', () => {

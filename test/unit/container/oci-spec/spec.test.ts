@@ -43,6 +43,7 @@ const input = (change: Partial<SpecInput> = {}): SpecInput => ({
   annotations: {},
   daemon: {
     cgroupMode: 'hybrid',
+    cgroupLimits: { hugepages: true, swap: true },
     bounding,
     oomScoreAdj: 0,
     mayLowerOomScore: false,
@@ -139,12 +140,20 @@ describe('container/oci-spec', () => {
       },
       ...{ hugepageLimits: [{ pageSize: '2MB', limit: '0' }], unified: {}, memorySwapLimitInBytes: '0' },
     };
-    expect(resourcesOf(limits, 'v1')).to.deep.equal({
-      memory: { limit: 1048576 },
+    const host = { cgroupMode: 'v1', cgroupLimits: { hugepages: true, swap: true } } as const;
+    expect(resourcesOf(limits, host)).to.deep.equal({
+      memory: { limit: 1048576, swap: 1048576 },
       cpu: { shares: 512, quota: -1, cpus: '0-1' },
       hugepageLimits: [{ pageSize: '2MB', limit: 0 }],
     });
-    expect(() => resourcesOf({ ...limits, unified: { 'memory.high': '1' } }, 'hybrid')).to.throw('config.linux.resources.unified');
+    expect(resourcesOf({ ...limits, memorySwapLimitInBytes: '-1' }, host).memory).to.deep.equal({ limit: 1048576, swap: -1 });
+    expect(
+      resourcesOf({ ...limits, memorySwapLimitInBytes: '-1' }, { ...host, cgroupLimits: { hugepages: false, swap: false } }),
+    ).to.deep.equal({
+      memory: { limit: 1048576 },
+      cpu: { shares: 512, quota: -1, cpus: '0-1' },
+    });
+    expect(() => resourcesOf({ ...limits, unified: { 'memory.high': '1' } }, host)).to.throw('config.linux.resources.unified');
   });
 
   it('allows no new namespaces and no AF_ALG without CAP_SYS_ADMIN', () => {

@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { readFileSync, readdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, rmdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { demoImage } from '../../hack/images/demo.ts';
@@ -99,6 +99,9 @@ describe('restart', function () {
     await gantry.cri.runtime('removeContainer', { containerId });
     await gantry.removePods();
     expect((await gantry.cri.runtime('listContainers', {})).containers).to.deep.equal([]);
+    // What the record said of the pod's own cgroup is lost: a kubelet removes it. It must be empty.
+    rmdirSync(`/sys/fs/cgroup/memory/${TEST_CGROUP}/broken`);
+    await removeCgroup(`/${TEST_CGROUP}/broken`);
   });
 
   it(`leaves nothing after ${KILLS} kills at any moment of pods that come and go`, async () => {

@@ -9,6 +9,7 @@ export interface ImageProcess {
   readonly User?: string;
   readonly WorkingDir?: string;
   readonly StopSignal?: string;
+  readonly Volumes?: Readonly<Record<string, object>>;
 }
 
 export type Format = 'oci' | 'docker';

@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import { allDone } from '../base/all-done.ts';
 import { ClassifiedError, notFound } from '../base/errors.ts';
 import { newId, nowNs } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
@@ -11,11 +12,12 @@ import { cgroupOf } from '../os/cgroup.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import type { ContainerDeps } from './deps.ts';
 import { prepareLog } from './log.ts';
+import { imageVolumesOf, mountImageVolumes } from './image-volumes.ts';
 import { resolveMounts } from './mounts.ts';
 import { buildSpec } from './oci-spec/spec.ts';
 import type { ContainerRecord } from './record.ts';
 import { containerKey, containerPaths, moved } from './record.ts';
-import { mountRootfs } from './rootfs.ts';
+import { makeVolumeDirs, mountRootfs } from './rootfs.ts';
 import { specInput } from './spec-input.ts';
 import { parseSignal } from './signal.ts';
 import { undoCreate } from './teardown.ts';
@@ -65,12 +67,13 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   rollback.add(`tear down container ${record.id}`, (undo) => undoCreate(deps, undo, record));
 
   op.span.stage('snapshot');
-  const [mounts] = await Promise.all([
-    resolveMounts(op, config.mounts),
+  const [mounts] = await allDone([
+    mountImageVolumes(deps, op, record).then((sources) => resolveMounts(op, config.mounts, sources)),
     mountRootfs(deps.snapshotter, op, paths, { key: record.id, topLayer: image.topLayer }),
   ]);
 
   op.span.stage('spec');
+  makeVolumeDirs(op, paths.rootfs, image.config.volumes);
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
@@ -107,6 +110,7 @@ function newRecord(
     config,
     imageId: image.id,
     imageRef: image.repoDigests[0] ?? image.id,
+    imageVolumes: imageVolumesOf(deps.images, config),
     runtimeHandler: sandbox.runtimeHandler,
     bootId: deps.bootId,
     cgroupPath: '',

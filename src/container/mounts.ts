@@ -5,16 +5,23 @@ import { hostPathMkdir, hostPathStat } from '../os/path-task.ts';
 import type { ResolvedMount } from './oci-spec/mounts.ts';
 
 /**
- * CRI mounts with their host paths resolved, each by a killable process with a deadline: the pod chose the path, and what is behind it may never answer (R2).
+ * CRI mounts with their host paths resolved; `imageSources` has those of image volumes by position. Each is looked up by a killable process with a deadline: the pod chose the path, and what is behind it may never answer (R2).
  * A host path that is missing is made as a directory, as kubelet's hostPath of no type expects.
  */
-export async function resolveMounts(op: Op, mounts: readonly Mount__Output[]): Promise<ResolvedMount[]> {
-  return Promise.all(mounts.map((mount, index) => resolve(op, mount, `config.mounts[${index}]`)));
+export async function resolveMounts(
+  op: Op,
+  mounts: readonly Mount__Output[],
+  imageSources: ReadonlyMap<number, string>,
+): Promise<ResolvedMount[]> {
+  return Promise.all(
+    mounts.map((mount, index) => {
+      const image = imageSources.get(index);
+      return image === undefined ? resolve(op, mount, `config.mounts[${index}]`) : imageMount(mount, image);
+    }),
+  );
 }
 
 async function resolve(op: Op, mount: Mount__Output, field: string): Promise<ResolvedMount> {
-  if (mount.image !== null && mount.image.image !== '')
-    throw new ClassifiedError('unimplemented', `${field}.image: image volumes are not built yet`);
   if (mount.uidMappings.length > 0 || mount.gidMappings.length > 0) {
     throw new ClassifiedError('unimplemented', `${field}.uidMappings: user namespaces are not built yet`);
   }
@@ -31,6 +38,16 @@ async function resolve(op: Op, mount: Mount__Output, field: string): Promise<Res
           : 'private',
   };
 }
+
+// Programs may be run from it: what an image holds is as good as the container's own image (KEP-4639).
+const imageMount = (mount: Mount__Output, source: string): ResolvedMount => ({
+  containerPath: mount.containerPath,
+  source,
+  readOnly: true,
+  recursiveReadOnly: false,
+  propagation: 'private',
+  flags: ['nosuid', 'nodev'],
+});
 
 async function hostSource(op: Op, path: string, field: string): Promise<string> {
   try {

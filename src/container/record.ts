@@ -16,6 +16,14 @@ export interface ContainerExit {
   readonly message: string;
 }
 
+/** An image that a container mounts as a volume. */
+export interface ImageVolume {
+  /** Position in `config.mounts`. */
+  readonly index: number;
+  /** What the reference meant when the container was made. */
+  readonly imageId: Digest;
+}
+
 /** What is known of a container, as it stands in its file. Replaced as a whole, never changed in place. */
 export interface ContainerRecord {
   readonly version: 1;
@@ -26,6 +34,8 @@ export interface ContainerRecord {
   readonly imageId: Digest;
   /** What ContainerStatus calls image_ref: a repo digest where the image has one. */
   readonly imageRef: string;
+  /** Images that are mounted as volumes: each holds a view of the snapshotter. */
+  readonly imageVolumes?: readonly ImageVolume[];
   readonly runtimeHandler: string;
   readonly bootId: string;
   /** As in /proc/PID/cgroup of init; "" until it exists. */
@@ -65,9 +75,11 @@ export interface ContainerPaths {
   /** The OCI bundle; gone after a reboot. */
   readonly bundle: string;
   readonly rootfs: string;
+  /** Below it the views of images that are mounted as volumes, by position in `config.mounts`. */
+  readonly imageVolumes: string;
 }
 
 export function containerPaths(stateDir: string, id: string): ContainerPaths {
   const bundle = join(stateDir, 'containers', id);
-  return { bundle, rootfs: join(bundle, 'rootfs') };
+  return { bundle, rootfs: join(bundle, 'rootfs'), imageVolumes: join(bundle, 'image-volumes') };
 }

@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import { ClassifiedError, errnoOf, invalidArgument } from '../base/errors.ts';
-import { O_DIRECTORY, O_NONBLOCK, O_PATH, openat2, RESOLVE } from '../os/syscalls.ts';
+import { ClassifiedError, invalidArgument } from '../base/errors.ts';
+import { openInRoot } from '../os/in-root.ts';
+import { O_DIRECTORY, O_NONBLOCK, O_PATH } from '../os/syscalls.ts';
 
 /** Of passwd and group files (S3): an image may not make us read for ever. */
 const MAX_FILE_BYTES = 10 * 1024 * 1024;
@@ -104,7 +105,8 @@ export function readRootfsFile(rootfs: string, path: string): string {
   const root = openSync(rootfs, O_PATH | O_DIRECTORY);
   let fd: number | undefined;
   try {
-    fd = openInRoot(root, path);
+    // A FIFO or a device would block an open without O_NONBLOCK.
+    fd = openInRoot(root, path, O_NONBLOCK);
     if (fd === undefined) return '';
     const stat = fstatSync(fd);
     if (!stat.isFile()) throw new ClassifiedError('failedPrecondition', `${path} of the image is not a regular file`);
@@ -117,20 +119,5 @@ export function readRootfsFile(rootfs: string, path: string): string {
   } finally {
     closeSync(root);
     if (fd !== undefined) closeSync(fd);
-  }
-}
-
-const MAX_RACES = 10;
-
-function openInRoot(root: number, path: string): number | undefined {
-  for (let races = 0; ; races++) {
-    try {
-      // A FIFO or a device would block an open without O_NONBLOCK.
-      return openat2(root, path, { flags: O_NONBLOCK, resolve: RESOLVE.inRoot | RESOLVE.noMagicLinks });
-    } catch (error) {
-      const code = errnoOf(error);
-      if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ELOOP') return undefined;
-      if (code !== 'EAGAIN' || races >= MAX_RACES) throw error;
-    }
   }
 }

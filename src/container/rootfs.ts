@@ -1,6 +1,8 @@
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import type { Op } from '../base/op.ts';
 import type { Digest } from '../base/digest.ts';
+import { errnoOf } from '../base/errors.ts';
+import { makeDirsInRoot } from '../os/in-root.ts';
 import { mount, umount } from '../os/mount.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import type { ContainerPaths } from './record.ts';
@@ -17,6 +19,28 @@ export async function mountRootfs(
   await chmod(paths.bundle, 0o711);
   for (const { type, source: from, flags, data } of await snapshotter.prepare(op, source.key, source.topLayer)) {
     mount({ type, source: from, target: paths.rootfs, flags: [...flags], data });
+  }
+}
+
+/** Of an image (S3): each costs a few system calls. */
+const MAX_VOLUMES = 1024;
+
+/**
+ * The image's VOLUME paths are directories of the writable rootfs; those that are missing are made. The paths are the image's word: they are resolved inside
+ * its tree (S2, CVE-2022-23648), and one that can't be made is left out, as the image would be without it.
+ */
+export function makeVolumeDirs(op: Op, rootfs: string, volumes: readonly string[]): void {
+  const odd = volumes.slice(MAX_VOLUMES).concat(volumes.slice(0, MAX_VOLUMES).filter((path) => !makeVolumeDir(rootfs, path)));
+  if (odd.length > 0) op.log.warn({ volumes: odd.slice(0, 10), count: odd.length }, 'volume paths of the image were left out');
+}
+
+function makeVolumeDir(rootfs: string, path: string): boolean {
+  if (!path.startsWith('/') || path.includes('\0')) return false;
+  try {
+    return makeDirsInRoot(rootfs, path);
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return false;
   }
 }
 

@@ -2,6 +2,7 @@ import { messageOf } from '../base/errors.ts';
 import { newOp, within } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import type { ContainerDeps } from './deps.ts';
+import { removeImageVolumes } from './image-volumes.ts';
 import type { ContainerRecord } from './record.ts';
 import { containerPaths, moved } from './record.ts';
 import { removeRootfs } from './rootfs.ts';
@@ -9,12 +10,13 @@ import { removeRootfs } from './rootfs.ts';
 const DELETE_TIMEOUT_MS = 60_000;
 
 /**
- * Everything that exists because of the container, save its record: processes, cgroup, monitor, runtime state, rootfs, snapshot.
+ * Everything that exists because of the container, save its record: processes, cgroup, monitor, runtime state, image volumes, rootfs, snapshot.
  * A function of the record alone and idempotent, so rollback, remove and recovery share it.
  */
 export async function teardown(deps: ContainerDeps, op: Op, record: ContainerRecord): Promise<void> {
   deps.sampler.unregister(record.id);
   await endProcesses(deps, op, record);
+  await removeImageVolumes(deps, op, record.id);
   await removeRootfs(deps.snapshotter, op, containerPaths(deps.stateDir, record.id), record.id);
 }
 

@@ -8,7 +8,12 @@ import koffi from 'koffi';
 const libc = koffi.load('libc.so.6');
 const ARM64 = process.arch === 'arm64';
 
-const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
+// Of two names for a number the first in the alphabet counts, as in Node's own errors: EAGAIN, not EWOULDBLOCK.
+const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
+  Object.entries(constants.errno)
+    .sort(([a], [b]) => (a < b ? 1 : -1))
+    .map(([name, number]) => [number, name]),
+);
 
 export class SyscallError extends Error {
   readonly code: string;

@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { demoImage, demoPause } from '../../hack/images/demo.ts';
+import type { Image } from '../../hack/images/image.ts';
 import type { StaticRegistry } from '../../hack/images/registry.ts';
 import { serveImages } from '../../hack/images/registry.ts';
 import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConfig.ts';
@@ -29,19 +30,14 @@ export class Bed {
     this.#registry = registry;
   }
 
-  static async make(options: GantryOptions = {}): Promise<Bed> {
+  /** `images`: more that the registry serves as images.test/<name>, by repository:tag. */
+  static async make({ images = new Map(), ...options }: GantryOptions & { images?: ReadonlyMap<string, Image> } = {}): Promise<Bed> {
     await removeCgroup(CGROUP);
     // The descriptors of this process are no business of the daemon's.
     const { mounts, interfaces, cgroups, children } = belongings();
     const before = { mounts, interfaces, cgroups, children };
     const image = await demoImage();
-    const registry = await serveImages(
-      new Map([
-        ['demo:1', image],
-        ['demo:latest', image],
-        ['pause:1', await demoPause()],
-      ]),
-    );
+    const registry = await serveImages(new Map([['demo:1', image], ['demo:latest', image], ['pause:1', await demoPause()], ...images]));
     const gantry = new Gantry({
       mirrors: { 'images.test': registry.host },
       ...options,

@@ -8,6 +8,8 @@ export interface ResolvedMount {
   readonly readOnly: boolean;
   readonly recursiveReadOnly: boolean;
   readonly propagation: 'private' | 'rslave' | 'rshared';
+  /** More options of the mount: `nosuid`, `nodev`. */
+  readonly flags?: readonly string[];
 }
 
 export interface MountsInput {
@@ -67,6 +69,7 @@ export function mountsOf(input: MountsInput): OciMount[] {
       mount.propagation === 'private' ? 'rprivate' : mount.propagation,
       mount.readOnly ? 'ro' : 'rw',
       ...(mount.recursiveReadOnly ? ['rro'] : []),
+      ...(mount.flags ?? []),
     ],
   }));
   const taken = new Set(asked.map(({ destination }) => destination));

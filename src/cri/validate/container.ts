@@ -3,6 +3,7 @@ import type { ContainerConfig__Output } from '../../gen/cri/runtime/v1/Container
 import type { CreateContainerRequest__Output } from '../../gen/cri/runtime/v1/CreateContainerRequest.ts';
 import type { ExecSyncRequest__Output } from '../../gen/cri/runtime/v1/ExecSyncRequest.ts';
 import type { LinuxContainerResources__Output } from '../../gen/cri/runtime/v1/LinuxContainerResources.ts';
+import type { Mount__Output } from '../../gen/cri/runtime/v1/Mount.ts';
 import type { StopContainerRequest__Output } from '../../gen/cri/runtime/v1/StopContainerRequest.ts';
 import type { UpdateContainerResourcesRequest__Output } from '../../gen/cri/runtime/v1/UpdateContainerResourcesRequest.ts';
 import { absolutePath, knownEnum, noNul, nonEmpty, notNegative, relativePath, required, stringMap } from './fields.ts';
@@ -46,10 +47,21 @@ function mounts(config: ContainerConfig__Output): void {
     if (isImage === (mount.hostPath !== ''))
       throw invalidArgument(`${field}.host_path`, isImage ? 'an image volume has none' : 'must not be empty');
     if (mount.hostPath !== '') absolutePath(mount.hostPath, `${field}.host_path`);
+    if (isImage) imageVolume(mount, field);
+    else if (mount.imageSubPath !== '') throw invalidArgument(`${field}.image_sub_path`, 'needs image');
     if (!mount.recursiveReadOnly) return;
     if (!mount.readonly) throw invalidArgument(`${field}.recursive_read_only`, 'needs readonly');
     if (mount.propagation !== 'PROPAGATION_PRIVATE') throw invalidArgument(`${field}.recursive_read_only`, 'needs private propagation');
   });
+}
+
+function imageVolume(mount: Mount__Output, field: string): void {
+  if (!mount.readonly) throw invalidArgument(`${field}.readonly`, 'must be true: an image volume is read-only');
+  if (mount.propagation === 'PROPAGATION_BIDIRECTIONAL')
+    throw invalidArgument(`${field}.propagation`, 'an image volume has none to the host');
+  noNul(mount.imageSubPath, `${field}.image_sub_path`);
+  if (mount.imageSubPath.startsWith('/') || mount.imageSubPath.split('/').includes('..'))
+    throw invalidArgument(`${field}.image_sub_path`, `${JSON.stringify(mount.imageSubPath)} leaves the image`);
 }
 
 function security({ linux }: ContainerConfig__Output): void {

@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import type { Container } from '../../gen/cri/runtime/v1/Container.ts';
 import type { ContainerStatus } from '../../gen/cri/runtime/v1/ContainerStatus.ts';
+import type { Mount } from '../../gen/cri/runtime/v1/Mount.ts';
 import type { Signal } from '../../gen/cri/runtime/v1/Signal.ts';
 import { Signal as Signals } from '../../gen/cri/runtime/v1/Signal.ts';
 import { criState } from '../../container/list.ts';
@@ -43,12 +44,21 @@ export function containerStatusView(record: ContainerRecord): ContainerStatus {
     imageId: record.imageId,
     labels: config.labels,
     annotations: config.annotations,
-    mounts: config.mounts,
+    mounts: mountsView(record),
     logPath: record.logPath,
     resources: record.resources === null ? null : { linux: record.resources },
     user: { linux: { uid: user.uid, gid: user.gid, supplementalGroups: [...user.additionalGids] } },
     stopSignal: stopSignalName(record.stopSignal),
   };
+}
+
+/** As asked for; an image volume also says which image it is, in the words of PullImage (KEP-5365). */
+function mountsView({ config, imageVolumes = [] }: ContainerRecord): Mount[] {
+  const ids = new Map(imageVolumes.map(({ index, imageId }) => [index, imageId]));
+  return config.mounts.map((mount, index): Mount => {
+    const imageRef = ids.get(index);
+    return imageRef === undefined ? mount : { ...mount, image: { ...mount.image, imageRef } };
+  });
 }
 
 /** The CRI's enum spells real-time signals out (`SIGRTMINPLUS1`); signals it has no name for are left to the default. */

@@ -75,6 +75,18 @@ describe('cri/validate', () => {
     expect(create({ mounts: [{ ...mount, containerPath: 'x' }] })).to.contain('config.mounts[0].container_path:');
     expect(create({ mounts: [{ ...mount, hostPath: '' }] })).to.contain('config.mounts[0].host_path:');
     expect(create({ mounts: [{ ...mount, recursiveReadOnly: true }] })).to.contain('config.mounts[0].recursive_read_only: needs readonly');
+    const image = {
+      ...mount,
+      hostPath: '',
+      readonly: true,
+      image: { image: 'x', annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },
+    };
+    expect(create({ mounts: [mount, { ...image, readonly: false }] })).to.contain('config.mounts[1].readonly: must be true');
+    expect(create({ mounts: [{ ...image, hostPath: '/x' }] })).to.contain('config.mounts[0].host_path: an image volume has none');
+    expect(create({ mounts: [{ ...image, propagation: 'PROPAGATION_BIDIRECTIONAL' }] })).to.contain('config.mounts[0].propagation:');
+    for (const imageSubPath of ['/etc', '../etc', 'a/../..', 'a\0'])
+      expect(create({ mounts: [{ ...image, imageSubPath }] })).to.contain('config.mounts[0].image_sub_path:');
+    expect(create({ mounts: [{ ...mount, imageSubPath: 'etc' }] })).to.contain('config.mounts[0].image_sub_path: needs image');
     const resources = { ...limits, memoryLimitInBytes: '-5' };
     expect(create({ linux: { resources, securityContext: null } })).to.contain(
       'config.linux.resources.memory_limit_in_bytes: -5 is negative',

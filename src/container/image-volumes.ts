@@ -1,0 +1,77 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { invalidArgument, notFound, wrap } from '../base/errors.ts';
+import type { Op } from '../base/op.ts';
+import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerConfig.ts';
+import type { Image } from '../image/image.ts';
+import { directoryInRoot } from '../os/in-root.ts';
+import { mount, umount } from '../os/mount.ts';
+import type { ContainerDeps } from './deps.ts';
+import type { ContainerRecord, ImageVolume } from './record.ts';
+import { containerPaths } from './record.ts';
+
+type Deps = Pick<ContainerDeps, 'images' | 'snapshotter' | 'stateDir'>;
+type Holder = Pick<ContainerRecord, 'id' | 'config' | 'imageVolumes'>;
+
+/** Of every mount that names an image, the image: kubelet has pulled it before. notFound names the field. */
+export function imageVolumesOf(images: Deps['images'], config: ContainerConfig__Output): ImageVolume[] {
+  return config.mounts.flatMap(({ image }, index): ImageVolume[] => {
+    if (image === null || image.image === '') return [];
+    return [{ index, imageId: imageOf(images, image.image, index).id }];
+  });
+}
+
+function imageOf(images: Deps['images'], ref: string, index: number): Image {
+  const image = images.find(ref);
+  if (image === undefined) throw wrap(`config.mounts[${index}].image.image`, notFound('image', ref));
+  return image;
+}
+
+/**
+ * A read-only view of each image, mounted in the bundle; while it exists no collection takes the layers. Resolves to the host paths to bind, by position in `config.mounts`:
+ * the view itself, or the directory `image_sub_path` inside it. invalidArgument when the image has no such directory.
+ */
+export async function mountImageVolumes(deps: Deps, op: Op, record: Holder): Promise<ReadonlyMap<number, string>> {
+  const sources = new Map<number, string>();
+  for (const { index, imageId } of record.imageVolumes ?? []) {
+    const target = targetOf(deps, record.id, index);
+    const { topLayer } = imageOf(deps.images, imageId, index);
+    try {
+      await mkdir(target, { recursive: true, mode: 0o711 });
+      for (const { type, source, flags, data } of await deps.snapshotter.view(op, keyOf(record.id, index), topLayer))
+        mount({ type, source, target, flags: [...flags, 'nosuid', 'nodev'], data });
+    } catch (error) {
+      // The word that kubelet looks for (cri-api, pkg/errors).
+      throw wrap(`ImageVolumeMountFailed: config.mounts[${index}].image`, error);
+    }
+    sources.set(index, sourceOf(target, record, index));
+  }
+  return sources;
+}
+
+// Nobody can write to the view, so what was resolved once stays what it is.
+function sourceOf(view: string, { config }: Holder, index: number): string {
+  const subPath = config.mounts[index]?.imageSubPath ?? '';
+  const source = directoryInRoot(view, subPath === '' ? '.' : subPath);
+  if (source === undefined) {
+    throw invalidArgument(
+      `config.mounts[${index}].image_sub_path`,
+      `ImageVolumeMountFailed: no directory ${JSON.stringify(subPath)} in the image`,
+    );
+  }
+  return source;
+}
+
+/** Undo of `mountImageVolumes`. Idempotent, and a function of the id alone: a record that can't be read has views too. */
+export async function removeImageVolumes(deps: Deps, op: Op, id: string): Promise<void> {
+  for (const key of await deps.snapshotter.keys()) {
+    if (!key.startsWith(keyOf(id, ''))) continue;
+    await umount(targetOf(deps, id, key.slice(keyOf(id, '').length)));
+    await deps.snapshotter.remove(op, key);
+  }
+}
+
+const targetOf = (deps: Deps, id: string, index: number | string): string =>
+  join(containerPaths(deps.stateDir, id).imageVolumes, String(index));
+
+const keyOf = (id: string, index: number | ''): string => `${id}.image-volume-${index}`;

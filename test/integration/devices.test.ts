@@ -1,0 +1,197 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ServiceError } from '@grpc/grpc-js';
+import { status as Code } from '@grpc/grpc-js';
+import { expect } from 'chai';
+import { imageOf } from '../../hack/images/image.ts';
+import { demoImage } from '../../hack/images/demo.ts';
+import { layerOf } from '../../hack/images/tree.ts';
+import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConfig.ts';
+import type { Mount } from '../../src/gen/cri/runtime/v1/Mount.ts';
+import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
+import { mountsUnder } from '../../src/os/mount.ts';
+import { Bed, DEMO_IMAGE, eventually } from '../lib/bed.ts';
+
+const DATA_IMAGE = 'images.test/data:1';
+const VOLUMES_IMAGE = 'images.test/volumes:1';
+const SLEEP = 'trap exit TERM; sleep 1000 & wait';
+
+/** What a container is given besides its root filesystem, on the real daemon. */
+describe('devices, volumes and mounts of containers', function () {
+  this.timeout(90_000);
+  let bed: Bed;
+  let pod = '';
+  let podConfig: PodSandboxConfig;
+  let count = 0;
+
+  before(async () => {
+    const data = imageOf({
+      layers: [
+        await layerOf([
+          { path: '/model/weights', data: 'one\n' },
+          { path: '/model/old', data: 'old\n' },
+          { path: '/bin/tool', data: '#!/bin/sh\necho tool ran\n', mode: 0o4755 },
+          { path: '/deep/link', symlink: '/model' },
+          { path: '/deep/escape', symlink: '../../../../../../../../etc' },
+          { path: '/deep/host', symlink: '/proc/self/root/etc' },
+        ]),
+        await layerOf([
+          { path: '/model/.wh.old', data: '' },
+          { path: '/model/second', data: 'two\n' },
+        ]),
+      ],
+    });
+    const demo = await demoImage();
+    const volumes = imageOf({
+      layers: [
+        await layerOf([
+          { path: '/links/out', symlink: '../../../../../../../../../tmp' },
+          { path: '/links/nowhere', symlink: '/does/not/exist' },
+          { path: '/kept/file', data: 'kept\n' },
+          { path: '/tmp', directory: true },
+        ]),
+      ],
+      process: {
+        Volumes: { '/cache/deep': {}, '/kept': {}, '/links/out/gantry-devices-escaped': {}, '/links/nowhere': {}, relative: {}, '/': {} },
+      },
+    });
+    bed = await Bed.make({
+      subnet: 7,
+      images: new Map([
+        ['data:1', data],
+        ['volumes:1', volumes],
+        ['other:1', demo],
+      ]),
+    });
+    for (const image of [DATA_IMAGE, VOLUMES_IMAGE]) await bed.cri.image('pullImage', { image: { image } });
+    podConfig = bed.podConfig('devices', { linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' } } } });
+    pod = await bed.runPod(podConfig);
+  });
+  after(() => bed.end());
+
+  const options = { securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } };
+  const run = (script: string, change: ContainerConfig): Promise<string> =>
+    bed.runContainer(pod, podConfig, bed.containerConfig(`c${++count}`, script, { linux: options, ...change }));
+  const remove = (containerId: string): Promise<unknown> => bed.cri.runtime('removeContainer', { containerId });
+  async function sh(containerId: string, script: string): Promise<string> {
+    const { stdout, stderr, exitCode } = await bed.cri.runtime('execSync', { containerId, cmd: ['sh', '-c', script] });
+    return `${stdout.toString()}${stderr.toString()}${exitCode === 0 ? '' : `exit ${exitCode}`}`.trim();
+  }
+  async function refused(change: ContainerConfig, code: Code, words: RegExp): Promise<void> {
+    const before = leftovers();
+    const config = bed.containerConfig(`bad${++count}`, SLEEP, { linux: options, ...change });
+    const outcome: unknown = await bed.cri
+      .runtime('createContainer', { podSandboxId: pod, config, sandboxConfig: podConfig })
+      .catch((error: unknown) => error);
+    expect(outcome, JSON.stringify(outcome)).to.be.instanceOf(Error);
+    const { code: said, details } = outcome as ServiceError;
+    expect(`${Code[said]}: ${details}`).to.equal(`${Code[code]}: ${details}`);
+    expect(details).to.match(words);
+    await eventually('nothing is left of what was refused', () => leftovers() === before);
+  }
+  const leftovers = (): string => {
+    const { root, state } = bed.gantry;
+    const dirs = [join(root, 'containers'), join(root, 'snapshots/overlay/active'), join(state, 'containers')];
+    return JSON.stringify([...dirs.map((dir) => readdirSync(dir).sort()), mountsUnder(bed.gantry.dir)]);
+  };
+  const imageMount = (change: Mount = {}): Mount => ({
+    containerPath: '/mnt/data',
+    readonly: true,
+    image: { image: DATA_IMAGE },
+    ...change,
+  });
+
+  describe('image volumes', () => {
+    it('show the image read-only, without set-uid and devices, and let its programs run', async () => {
+      const before = leftovers();
+      const id = await run(SLEEP, { mounts: [imageMount()] });
+      expect(await sh(id, 'cat /mnt/data/model/weights /mnt/data/model/second; ls /mnt/data/model')).to.equal('one\ntwo\nsecond\nweights');
+      expect(await sh(id, '/mnt/data/bin/tool')).to.equal('tool ran');
+      expect(await sh(id, 'touch /mnt/data/x')).to.contain('Read-only file system');
+      const [, flags = ''] = / \/mnt\/data \S+ (\S+) /.exec(await sh(id, 'cat /proc/mounts')) ?? [];
+      expect(flags.split(',')).to.include.members(['ro', 'nosuid', 'nodev']).and.not.include('noexec');
+      const { mounts } = await bed.status(id);
+      const { image } = await bed.cri.image('imageStatus', { image: { image: DATA_IMAGE } });
+      expect(mounts[0]?.image).to.include({ image: DATA_IMAGE, imageRef: image?.id });
+      await remove(id);
+      expect(leftovers()).to.equal(before);
+    });
+
+    it('show one directory of it, resolved inside the image', async () => {
+      const sub = (imageSubPath: string): Mount => imageMount({ containerPath: `/mnt/${imageSubPath.replaceAll('/', '-')}`, imageSubPath });
+      const id = await run(SLEEP, { mounts: [sub('model'), sub('deep/link'), sub('./deep//')] });
+      expect(await sh(id, 'cat /mnt/model/weights /mnt/deep-link/second; readlink /mnt/.-deep--/link')).to.equal('one\ntwo\n/model');
+      await remove(id);
+    });
+
+    it('refuse what leaves the image or is not there', async () => {
+      const invalid = Code.INVALID_ARGUMENT;
+      await refused({ mounts: [imageMount({ readonly: false })] }, invalid, /^config\.mounts\[0\]\.readonly:/);
+      for (const imageSubPath of ['missing', 'model/weights', 'deep/escape', 'deep/host'])
+        await refused(
+          { mounts: [imageMount(), imageMount({ imageSubPath })] },
+          invalid,
+          /config\.mounts\[1\]\.image_sub_path: .*no directory/,
+        );
+      await refused(
+        { mounts: [imageMount({ imageSubPath: '../etc' })] },
+        invalid,
+        /config\.mounts\[0\]\.image_sub_path: .*leaves the image/,
+      );
+      await refused(
+        { mounts: [imageMount({ image: { image: 'images.test/absent:1' } })] },
+        Code.NOT_FOUND,
+        /config\.mounts\[0\]\.image\.image: .*absent/,
+      );
+      await refused({ mounts: [imageMount({ hostPath: '/tmp' })] }, invalid, /config\.mounts\[0\]\.host_path/);
+    });
+
+    it('outlive the removal of the image and a daemon that is killed', async () => {
+      const id = await run(SLEEP, { mounts: [imageMount()] });
+      await bed.cri.image('removeImage', { image: { image: DATA_IMAGE } });
+      await bed.gantry.kill();
+      await bed.gantry.start();
+      expect(await sh(id, 'cat /mnt/data/model/weights')).to.equal('one');
+      expect((await bed.status(id)).mounts[0]?.image?.imageRef).to.match(/^sha256:/);
+      await remove(id);
+      expect(mountsUnder(bed.gantry.dir).filter((path) => path.includes('image-volumes'))).to.deep.equal([]);
+      expect(readdirSync(join(bed.gantry.root, 'snapshots/overlay/active'))).to.deep.equal([]);
+      await bed.cri.image('pullImage', { image: { image: DATA_IMAGE } });
+    });
+
+    it('leave nothing of a create that a dead daemon began', async () => {
+      const before = leftovers();
+      const config = bed.containerConfig('cut', SLEEP, {
+        linux: options,
+        mounts: [imageMount(), { containerPath: '/slow', hostPath: '/tmp' }],
+      });
+      void bed.cri.runtime('createContainer', { podSandboxId: pod, config, sandboxConfig: podConfig }).catch(() => undefined);
+      await eventually('the view is mounted', () => mountsUnder(bed.gantry.dir).some((path) => path.includes('image-volumes')));
+      await bed.gantry.kill();
+      await bed.gantry.start();
+      await eventually('it is undone', () => leftovers() === before);
+    });
+  });
+
+  describe('VOLUME paths of an image', () => {
+    it('are directories of the container, made inside whatever the image links to (CVE-2022-23648)', async () => {
+      const id = await run(SLEEP, {
+        image: { image: VOLUMES_IMAGE },
+        command: ['/mnt/bin/sh', '-c', SLEEP],
+        mounts: [imageMount({ containerPath: '/mnt', image: { image: DEMO_IMAGE } })],
+      });
+      const inside = async (script: string): Promise<string> => {
+        const { stdout, stderr } = await bed.cri.runtime('execSync', {
+          containerId: id,
+          cmd: ['/mnt/bin/sh', '-c', `PATH=/mnt/bin; ${script}`],
+        });
+        return `${stdout.toString()}${stderr.toString()}`.trim();
+      };
+      expect(await inside('stat -c "%F %a %u" /cache/deep; touch /cache/deep/x /kept/y; ls /kept')).to.equal('directory 755 0\nfile\ny');
+      expect(await inside('ls -d /tmp/gantry-devices-escaped')).to.equal('/tmp/gantry-devices-escaped');
+      expect(existsSync('/tmp/gantry-devices-escaped')).to.equal(false);
+      expect(existsSync('/does')).to.equal(false);
+      await remove(id);
+    });
+  });
+});

@@ -73,13 +73,14 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   const sandboxStore = new RecordStore<PodSandboxRecord>(join(config.root, 'sandboxes'), log);
   stack.defer(() => containerStore.close());
   stack.defer(() => sandboxStore.close());
+  const patience = { minPatienceMs: config.operation.patienceMs };
   const stores = { sandboxes: sandboxStore, containers: containerStore };
 
   const containers: ContainerDeps = {
     ...shared,
     facts: await daemonFacts(),
     store: containerStore,
-    operations: new Operations<ContainerRecord>(),
+    operations: new Operations<ContainerRecord>(patience),
     locks: new KeyedLock(),
     images,
     snapshotter,
@@ -91,7 +92,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   const sandboxes: SandboxDeps = {
     ...shared,
     store: sandboxStore,
-    operations: new Operations<PodSandboxRecord>(),
+    operations: new Operations<PodSandboxRecord>(patience),
     locks: new KeyedLock(),
     network,
     containers: createPodContainers(containers),

@@ -12,14 +12,16 @@ interface Entry<T> {
   patienceMs: number;
   timer: NodeJS.Timeout | undefined;
   collected: Promise<void> | undefined;
+  /** Being torn down; never rejects. */
+  ending: Promise<void> | undefined;
 }
 
 export interface Work<T> {
   /** Does the work under an op of its own: a caller that goes away does not cancel it. */
   readonly start: (op: Op) => Promise<T>;
-  /** Runs once, when a call is there to take the result: the moment the object becomes visible. */
+  /** Runs once, when a call is there to take the result: the moment the object becomes visible. When it fails, the result is abandoned. */
   readonly collect: (result: T) => Promise<void>;
-  /** Nobody came within twice the clients' patience. */
+  /** Nobody came within twice the clients' patience. A call with the key waits for its end and begins anew. */
   readonly abandon: (op: Op, result: T) => Promise<void>;
 }
 
@@ -37,15 +39,22 @@ export class Operations<T> {
   }
 
   async run(op: Op, key: string, work: Work<T>): Promise<T> {
-    const entry = this.#entries.get(key) ?? this.#begin(op, key, work);
+    let entry = this.#entries.get(key);
+    for (; entry?.ending; entry = this.#entries.get(key)) await orOver({ ...op, span: entry.op.span }, entry.ending);
+    entry ??= this.#begin(op, key, work);
     entry.waiters++;
     clearTimeout(entry.timer);
     if (Number.isFinite(op.deadlineMs)) entry.patienceMs = Math.max(entry.patienceMs, op.deadlineMs - Date.now());
     try {
       const result = await orOver({ ...op, span: entry.op.span }, entry.result);
       entry.collected ??= work.collect(result);
-      await entry.collected;
-      this.#entries.delete(key);
+      try {
+        await entry.collected;
+      } catch (error) {
+        void this.#abandon(key, entry, work);
+        throw error;
+      }
+      this.#forget(key, entry);
       return result;
     } finally {
       entry.waiters--;
@@ -61,7 +70,7 @@ export class Operations<T> {
   #begin(op: Op, key: string, work: Work<T>): Entry<T> {
     const own = detached(op, MAX_WORK_MS);
     const result = (async () => work.start(own))();
-    const entry: Entry<T> = { op: own, result, waiters: 0, patienceMs: 0, timer: undefined, collected: undefined };
+    const entry: Entry<T> = { op: own, result, waiters: 0, patienceMs: 0, timer: undefined, collected: undefined, ending: undefined };
     this.#entries.set(key, entry);
     result.then(
       () => this.#keepForRetry(key, entry, work),
@@ -87,12 +96,18 @@ export class Operations<T> {
     ).unref();
   }
 
-  async #abandon(key: string, entry: Entry<T>, work: Work<T>): Promise<void> {
-    this.#forget(key, entry);
-    try {
-      await work.abandon(detached(entry.op, MAX_WORK_MS), await entry.result);
-    } catch (error) {
-      entry.op.log.error({ key, err: messageOf(error) }, 'an abandoned operation could not be undone');
-    }
+  #abandon(key: string, entry: Entry<T>, work: Work<T>): Promise<void> {
+    clearTimeout(entry.timer);
+    entry.ending ??= (async () => {
+      try {
+        entry.op.span.stage('undo');
+        await work.abandon(detached(entry.op, MAX_WORK_MS), await entry.result);
+      } catch (error) {
+        entry.op.log.error({ key, err: messageOf(error) }, 'an abandoned operation could not be undone');
+      } finally {
+        this.#forget(key, entry);
+      }
+    })();
+    return entry.ending;
   }
 }

@@ -32,5 +32,7 @@ export interface Config {
   readonly defaultHandler: string;
   readonly handlers: readonly HandlerConfig[];
   readonly conmon: { readonly path: string };
+  /** Of a client that retries: how long a result waits for it is twice this, or twice its own deadline if that is longer. */
+  readonly operation: { readonly patienceMs: number };
   readonly log: { readonly level: LogLevel; readonly format: LogFormat };
 }

@@ -136,6 +136,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     defaultHandler: get('default_handler'),
     handlers: handlersOf(said),
     conmon: { path: get('conmon.path') },
+    operation: { patienceMs: 1000 * get<number>('operation.patience_seconds') },
     log: { level: get('log.level'), format: get('log.format') },
   };
   if (!config.handlers.some(({ name }) => name === config.defaultHandler)) {

@@ -74,6 +74,13 @@ export const SETTINGS: readonly Setting[] = [
   { key: 'default_handler', type: 'string', default: 'runc', flag: 'default-handler', description: 'the handler of pods that name none' },
   { key: 'conmon.path', type: 'string', default: 'conmon', description: 'the monitor of every container: a path or a name on PATH' },
   {
+    key: 'operation.patience_seconds',
+    type: 'integer',
+    default: 120,
+    description:
+      'what a client that tells no longer deadline is taken to wait for; a pod or container that nobody asks for again within twice that is torn down',
+  },
+  {
     key: 'log.level',
     type: 'string',
     default: 'info',

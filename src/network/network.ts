@@ -9,6 +9,7 @@ import type { Conflist, LoadedConf } from './conflist.ts';
 import { isAtLeast, loadConflist, stampOf } from './conflist.ts';
 import { CNI_ERROR, invoke } from './invoke.ts';
 import { releaseStale } from './ipam-gc.ts';
+import { endPlugins } from './leftovers.ts';
 
 const POLL_MS = 2_000;
 const STATUS_EVERY_MS = 10_000;
@@ -137,12 +138,14 @@ class CniNetwork implements Network {
   async detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void> {
     const chain = await this.#chainOf(attachment);
     if (chain === undefined) return;
+    if (attachment === undefined) await endPlugins(op, request.sandboxId);
     try {
       await delChain(op, chain, request, attachment?.result);
     } catch (error) {
-      // Without a namespace nothing is left in it; what plugins keep elsewhere they released, or GC will (R4).
+      // Without a namespace nothing is left in it; the address is released at once, what plugins keep elsewhere when GC asks (R4).
       if (request.netnsPath !== '') throw error;
       op.log.warn({ sandbox: request.sandboxId, err: messageOf(error) }, 'detach without a network namespace');
+      await releaseStale(chain.conflist, (id) => id !== request.sandboxId);
     }
   }
 

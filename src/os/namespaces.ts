@@ -1,3 +1,4 @@
+import { statfsSync } from 'node:fs';
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -101,6 +102,17 @@ export async function createNamespaces(request: NamespacesRequest): Promise<void
   } catch (error) {
     await removeNamespaces(request.dir);
     throw error;
+  }
+}
+
+const NSFS_MAGIC = 0x6e736673;
+
+/** Whether `path` holds a namespace. After a reboot, or when the state directory was wiped, it is missing or an empty file. */
+export function isPinned(path: string): boolean {
+  try {
+    return statfsSync(path).type === NSFS_MAGIC;
+  } catch {
+    return false;
   }
 }
 

@@ -91,6 +91,19 @@ export function findByArgv(needle: string): ProcessRef[] {
   return [...argvs, ...again].flatMap(([pid, argv]) => (argv.some((argument) => argument.includes(needle)) ? (processRef(pid) ?? []) : []));
 }
 
+/** Processes that began with `assignment` (`NAME=value`) in their environment, ourselves excepted. */
+export function findByEnv(assignment: string): ProcessRef[] {
+  return pids().flatMap((pid) => (pid !== process.pid && environmentOf(pid).includes(assignment) ? (processRef(pid) ?? []) : []));
+}
+
+function environmentOf(pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
+  } catch {
+    return [];
+  }
+}
+
 /** Children, their children and so on, by parent pid. What was orphaned meanwhile is not among them. */
 export function descendantsOf(pid: number): ProcessRef[] {
   const children = new Map<number, ProcessRef[]>();

@@ -1,9 +1,12 @@
+import { join } from 'node:path';
 import type { Op } from '../base/op.ts';
 import { newOp } from '../base/op.ts';
+import { isPinned } from '../os/namespaces.ts';
 import type { SandboxDeps } from './deps.ts';
 import { watchPause } from './lost.ts';
+import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
-import { moved, parseSandboxRecord } from './record.ts';
+import { moved, parseSandboxRecord, pinnedNamespaces } from './record.ts';
 import { removePodSandbox } from './remove.ts';
 import { undoRun } from './teardown.ts';
 
@@ -21,10 +24,20 @@ export async function recoverPodSandboxes(deps: SandboxDeps): Promise<void> {
   for (const record of deps.store.values()) {
     if (record.state === 'creating') deps.tasks.start(`undo sandbox ${record.id}`, () => undoRun(deps, undoOp(deps), record));
     else if (record.state === 'removing') deps.tasks.start(`remove sandbox ${record.id}`, () => removeAgain(deps, record));
-    else if (record.state === 'ready' && (record.bootId !== deps.bootId || deps.pause.isGone(record))) {
+    else if (record.state === 'ready' && isLost(deps, record)) {
       await deps.store.put(moved(record, 'notReady'));
     } else if (record.state === 'ready') watchPause(deps, record);
   }
+}
+
+/** What the pod stood on ended with the machine, with its pause process or with the state directory. */
+function isLost(deps: SandboxDeps, record: PodSandboxRecord): boolean {
+  const { namespaces } = podPaths(deps.stateDir, record.id);
+  return (
+    record.bootId !== deps.bootId ||
+    deps.pause.isGone(record) ||
+    pinnedNamespaces(record.config).some((kind) => !isPinned(join(namespaces, kind)))
+  );
 }
 
 const undoOp = (deps: SandboxDeps): Op => newOp('recover', { log: deps.log, timeoutMs: UNDO_TIMEOUT_MS });

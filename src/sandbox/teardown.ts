@@ -2,7 +2,7 @@ import { ClassifiedError, messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { within } from '../base/op.ts';
 import { removeCgroup } from '../os/cgroup.ts';
-import { removeNamespaces } from '../os/namespaces.ts';
+import { isPinned, removeNamespaces } from '../os/namespaces.ts';
 import type { SandboxDeps } from './deps.ts';
 import { removePodFiles } from './files.ts';
 import { podPaths } from './paths.ts';
@@ -19,8 +19,9 @@ type Step = readonly [label: string, run: (op: Op) => Promise<unknown>];
  */
 export async function quiesce(deps: SandboxDeps, op: Op, record: PodSandboxRecord): Promise<void> {
   const paths = podPaths(deps.stateDir, record.id);
-  // After a reboot the pinned file is gone or an empty file: the plugins get no netns and release what they recorded (R4).
-  const netns = record.bootId === deps.bootId ? `${paths.namespaces}/net` : '';
+  // After a reboot nothing is pinned: the plugins get no netns and release what they recorded (R4).
+  const pin = `${paths.namespaces}/net`;
+  const netns = isPinned(pin) ? pin : '';
   await allOf(op, [
     ['stop containers', (step) => deps.containers.stopAll(step, record.id)],
     ['stop pause process', (step) => deps.pause.remove(step, record)],

@@ -22,6 +22,12 @@ export interface GantryOptions {
   readonly mirrors?: Readonly<Record<string, string>>;
   /** More flags of `gantry serve`. */
   readonly flags?: readonly string[];
+  /** Instead of the machine's own CNI plugins. */
+  readonly pluginDir?: string;
+  /** More of the daemon's environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Its configuration file (TOML). */
+  readonly config?: string;
   /** The third byte of the pods' network 10.77.x.0/24, for those that start several. */
   readonly subnet?: number;
 }
@@ -36,6 +42,7 @@ export class Gantry {
   readonly cniDataDir: string;
   readonly bridge: string;
   readonly #flags: readonly string[];
+  readonly #env: Readonly<Record<string, string>>;
   #child: ChildProcess | undefined;
   #cri: Cri | undefined;
 
@@ -53,9 +60,12 @@ export class Gantry {
     for (const each of [this.dir, confDir, hostsDir]) mkdirSync(each, { recursive: true });
     writeFileSync(join(confDir, '10-gantry.conflist'), JSON.stringify(conflist(this.bridge, subnet, this.cniDataDir), undefined, 2));
     for (const [host, address] of Object.entries(options.mirrors ?? {})) writeMirror(hostsDir, host, address);
+    if (options.config !== undefined) writeFileSync(join(this.dir, 'config.toml'), options.config);
+    this.#env = options.env ?? {};
     this.#flags = [
+      ...(options.config === undefined ? [] : ['--config', join(this.dir, 'config.toml')]),
       ...['--root', this.root, '--state', this.state, '--socket', this.socket],
-      ...['--cni-conf-dir', confDir, '--cni-bin-dir', pluginDir(), '--registry-hosts-dir', hostsDir],
+      ...['--cni-conf-dir', confDir, '--cni-bin-dir', options.pluginDir ?? pluginDir(), '--registry-hosts-dir', hostsDir],
       ...['--log-format', 'text', '--log-level', 'debug'],
       ...(options.flags ?? []),
     ];
@@ -74,7 +84,7 @@ export class Gantry {
   /** Resolves when the socket answers. Fails with the end of the log when it ends or is not ready within 30 s. */
   async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
     const log = openSync(this.logPath, 'a');
-    const child = spawn(PROGRAM, ['serve', ...this.#flags], { stdio: ['ignore', log, log], env: { ...process.env, ...env } });
+    const child = spawn(PROGRAM, ['serve', ...this.#flags], { stdio: ['ignore', log, log], env: { ...process.env, ...this.#env, ...env } });
     closeSync(log);
     this.#child = child;
     child.on('error', () => undefined);

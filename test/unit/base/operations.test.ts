@@ -71,4 +71,37 @@ describe('base/operations (R1)', () => {
     expect(work).to.include({ started: 1, collected: 0, abandoned: 1 });
     expect(operations.list()).to.deep.equal([]);
   });
+
+  it('lets who comes during the undo wait for its end and begin anew', async () => {
+    const operations = new Operations<string>({ minPatienceMs: 10 });
+    const order: string[] = [];
+    const { promise: undoing, resolve: undoBegins } = Promise.withResolvers<void>();
+    const work: Work<string> = {
+      start: async () => {
+        order.push('start');
+        await sleep(10);
+        return `result ${order.length}`;
+      },
+      collect: async () => {},
+      abandon: async () => {
+        undoBegins();
+        await sleep(50);
+        order.push('undone');
+      },
+    };
+    await operations.run(newOp('run', { timeoutMs: 5 }), 'pod', work).catch(() => undefined);
+    await undoing;
+    await Promise.all([1, 2].map(() => operations.run(newOp('run'), 'pod', work)));
+    expect(order).to.deep.equal(['start', 'undone', 'start']);
+  });
+
+  it('abandons a result that can not be collected, and begins anew', async () => {
+    const operations = new Operations<string>();
+    const work = counted(1);
+    const failing = { ...work, start: work.start, collect: () => Promise.reject(new Error('no space')), abandon: work.abandon };
+    expect(await operations.run(newOp('run'), 'pod', failing).catch((error: Error) => error.message)).to.equal('no space');
+    expect(await operations.run(newOp('run'), 'pod', work)).to.equal('result 2');
+    expect(work).to.include({ started: 2, collected: 1, abandoned: 1 });
+    expect(operations.list()).to.deep.equal([]);
+  });
 });

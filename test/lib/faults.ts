@@ -1,0 +1,130 @@
+import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { findProgram } from '../../hack/images/programs.ts';
+import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
+import type { Gantry } from './gantry.ts';
+import { pluginDir } from './gantry.ts';
+
+/** Stands in for a program and runs it, unless a script that a test injects says otherwise. The program's way of working stays its own. */
+export class Faulty {
+  readonly path: string;
+  readonly #script: string;
+
+  /** `prelude` goes before the script and sets its variables. */
+  constructor(dir: string, real: string, prelude = '') {
+    mkdirSync(dir, { recursive: true });
+    this.path = join(dir, basename(real));
+    this.#script = `${this.path}.fault`;
+    rmSync(this.path, { force: true });
+    writeFileSync(this.path, `#!/bin/sh\n${prelude}\nif [ -f ${this.#script} ]; then . ${this.#script}; fi\nexec ${real} "$@"\n`);
+    chmodSync(this.path, 0o755);
+  }
+
+  /** A piece of sh that runs before the program, in its place if it exits; in force from the next execution on. */
+  inject(script: string): void {
+    writeFileSync(this.#script, script);
+  }
+
+  heal(): void {
+    rmSync(this.#script, { force: true });
+  }
+
+  /** For a script: sleeps in short pieces, so that nothing of it is left when it is killed, until `seconds` are over or the fault is healed. */
+  stall(seconds: number): string {
+    return `n=0; while [ $n -lt ${seconds * 20} ] && [ -f ${this.#script} ]; do n=$((n + 1)); sleep 0.05; done`;
+  }
+}
+
+/** A directory of the machine's CNI plugins in which `name` is faulty; CNI_COMMAND tells its script the verb. */
+export function faultyPlugin(dir: string, name: string): Faulty {
+  mkdirSync(dir, { recursive: true });
+  for (const each of readdirSync(pluginDir())) symlinkSync(join(pluginDir(), each), join(dir, each));
+  return new Faulty(dir, join(pluginDir(), name));
+}
+
+/** An OCI runtime whose script finds the verb in `$verb`. */
+export function faultyRuntime(dir: string, name = 'runc'): Faulty {
+  const verbs = ['create', 'start', 'kill', 'delete', 'exec', 'state', 'update'].join('|');
+  return new Faulty(dir, programPath(name), `verb=\nfor word; do case $word in ${verbs}) verb=$word; break ;; esac; done`);
+}
+
+/** A program that is looked up on PATH; `dir` has to come first there. */
+export const faultyProgram = (dir: string, name: string): Faulty => new Faulty(dir, programPath(name));
+
+function programPath(name: string): string {
+  const path = findProgram(name);
+  if (path === undefined) throw new Error(`no ${name} on this machine: run hack/install`);
+  return path;
+}
+
+/** A FUSE filesystem that never answers: whoever looks at the path waits until it is killed, as with a dead NFS server. */
+export class HungPath implements AsyncDisposable {
+  readonly path: string;
+  #device: number | undefined;
+
+  constructor(path: string) {
+    mkdirSync(path, { recursive: true });
+    this.path = path;
+    this.#device = openSync('/dev/fuse', 'r+');
+    mount({ type: 'fuse', source: 'hung', target: path, data: `fd=${this.#device},rootmode=40000,user_id=0,group_id=0` });
+  }
+
+  /** Whoever waits gets an error. */
+  abort(): void {
+    if (this.#device !== undefined) closeSync(this.#device);
+    this.#device = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.abort();
+    await umount(this.path, { detach: true });
+  }
+}
+
+/** What is left of pods in a Gantry that has none any more: by name, so that a difference reads as a message. */
+export function remains(gantry: Gantry): string[] {
+  const names = (dir: string): string[] => {
+    try {
+      return readdirSync(dir);
+    } catch {
+      return [];
+    }
+  };
+  const inState = [
+    'pods',
+    'containers',
+    ...names(join(gantry.state, 'runtime')).flatMap((handler) => [`runtime/${handler}/c`, `runtime/${handler}/root`]),
+  ];
+  return [
+    ...mountsUnder(gantry.state).map((path) => `mount ${path}`),
+    ...inState.flatMap((dir) => names(join(gantry.state, dir)).map((name) => `${dir}/${name}`)),
+    ...['sandboxes', 'containers', 'snapshots/overlay/active'].flatMap((dir) =>
+      names(join(gantry.root, dir)).map((name) => `${dir}/${name}`),
+    ),
+    ...addresses(gantry).map((address) => `address ${address}`),
+    ...names('/sys/class/net').filter((name) => name.startsWith('veth')),
+    ...processesOf(gantry),
+  ];
+}
+
+/** Addresses that host-local has given out. */
+export function addresses(gantry: Gantry): string[] {
+  try {
+    return readdirSync(gantry.cniDataDir, { recursive: true, encoding: 'utf8' }).filter((name) => /\/\d+\.\d+\.\d+\.\d+$/.test(name));
+  } catch {
+    return [];
+  }
+}
+
+/** Monitors and runtimes: whatever names the state directory. */
+function processesOf(gantry: Gantry): string[] {
+  return readdirSync('/proc').flatMap((pid) => {
+    if (!/^\d+$/.test(pid) || Number(pid) === gantry.pid) return [];
+    try {
+      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+      return argv.includes(gantry.state) ? [`process ${pid} ${argv}`] : [];
+    } catch {
+      return [];
+    }
+  });
+}

@@ -162,7 +162,7 @@ export function pluginDir(): string {
 }
 
 /** Mirrors `host` to `address`, which speaks plain HTTP. */
-function writeMirror(hostsDir: string, host: string, address: string): void {
+export function writeMirror(hostsDir: string, host: string, address: string): void {
   mkdirSync(join(hostsDir, host), { recursive: true });
   writeFileSync(
     join(hostsDir, host, 'hosts.toml'),
@@ -170,7 +170,7 @@ function writeMirror(hostsDir: string, host: string, address: string): void {
   );
 }
 
-function conflist(bridge: string, subnet: number, dataDir: string): object {
+export function conflist(bridge: string, subnet: number, dataDir: string): object {
   return {
     cniVersion: '1.0.0',
     name: `gantry-${subnet}`,

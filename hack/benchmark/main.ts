@@ -1,0 +1,97 @@
+/**
+ * hack/bench: one CRI workload against Gantry and a peer, in turns on one machine, with the same OCI runtime, conflist and image. What counts is the ratio of
+ * the medians in one run; milliseconds of two runs don't compare.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { loadavg } from 'node:os';
+import { parseArgs } from 'node:util';
+import { removeCgroup } from '../../src/os/cgroup.ts';
+import { demoImage, demoPause } from '../images/demo.ts';
+import { serveImages } from '../images/registry.ts';
+import type { Contender } from './contender.ts';
+import { PAUSE_IMAGE, startContainerd, startGantry } from './contender.ts';
+import { RawPods } from './floor.ts';
+import { ROWS } from './rows.ts';
+import type { Bench } from './rows.ts';
+import type { Row } from './samples.ts';
+import { rowOf, Samples, table } from './samples.ts';
+import { IMAGE } from './workload.ts';
+
+const USAGE = `usage: hack/bench [--peer containerd|none] [--rounds N] [--only ROW]... [--json FILE]
+rows: ${ROWS.map(({ name }) => name).join(' ')}
+`;
+
+const { values } = parseArgs({
+  options: {
+    peer: { type: 'string', default: 'containerd' },
+    rounds: { type: 'string', default: '3' },
+    only: { type: 'string', multiple: true },
+    json: { type: 'string' },
+    help: { type: 'boolean' },
+  },
+});
+const rounds = Number(values.rounds);
+const unknown = (values.only ?? []).filter((name) => !ROWS.some((row) => row.name === name));
+if (values.help || !['containerd', 'none'].includes(values.peer) || !(rounds >= 1) || unknown.length > 0) {
+  process.stderr.write(unknown.length > 0 ? `hack/bench: no row ${unknown.join(', ')}\n${USAGE}` : USAGE);
+  process.exit(values.help ? 0 : 2);
+}
+
+/** Jiffies of all cores that ran something, and of all. */
+function cpu(): { busy: number; all: number } {
+  const fields = (/^cpu +(.*)$/m.exec(readFileSync('/proc/stat', 'utf8'))?.[1] ?? '').split(' ').map(Number);
+  const all = fields.reduce((sum, field) => sum + field, 0);
+  return { busy: all - (fields[3] ?? 0) - (fields[4] ?? 0), all };
+}
+
+/** Who else uses the machine falsifies what is measured: seen before the run, when nothing of ours runs. */
+async function disturbance(): Promise<number> {
+  const before = cpu();
+  await new Promise((resolve) => setTimeout(resolve, 2000));
+  const after = cpu();
+  return (after.busy - before.busy) / Math.max(1, after.all - before.all);
+}
+
+const busy = await disturbance();
+if (busy > 0.1)
+  console.log(
+    `DISTURBED: other processes use ${Math.round(busy * 100)} % of the CPUs (load ${loadavg()[0]?.toFixed(1)}): don't trust these figures`,
+  );
+
+const image = await demoImage();
+const registry = await serveImages(
+  new Map([
+    ['demo:1', image],
+    ['pause:1', await demoPause()],
+  ]),
+);
+const mirrors = { 'images.test': registry.host };
+const contenders: Contender[] = [await startGantry(mirrors, [])];
+if (values.peer === 'containerd') contenders.push(await startContainerd(mirrors));
+const floor = new RawPods('runc');
+floor.prepare();
+
+const results: Row[] = [];
+try {
+  for (const { cri } of contenders) for (const each of [IMAGE, PAUSE_IMAGE]) await cri.image('pullImage', { image: { image: each } });
+  for (const { name, version } of contenders) console.log(`${name} ${version}`);
+  const bench: Bench = { contenders, floor, rounds, wanted: (name) => values.only === undefined || values.only.includes(name) };
+  for (const { name, unit, measure } of ROWS) {
+    if (!bench.wanted(name)) continue;
+    const samples = new Samples();
+    await measure(bench, samples);
+    const row = rowOf(name, unit, samples, values.peer);
+    results.push(row);
+    console.log(table([row], values.peer).split('\n')[1]);
+  }
+} finally {
+  for (const contender of contenders) {
+    await contender.remove();
+    await removeCgroup(`/bench-${contender.name}`);
+  }
+  floor.remove();
+  await removeCgroup('/bench-floor');
+  await registry[Symbol.asyncDispose]();
+}
+console.log(`\n${table(results, values.peer)}`);
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify({ rows: results }, undefined, 2)}\n`);

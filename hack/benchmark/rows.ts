@@ -1,0 +1,139 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Contender } from './contender.ts';
+import { cpuSeconds, memoryMib } from './contender.ts';
+import type { RawPods } from './floor.ts';
+import type { Samples } from './samples.ts';
+import type { PodOptions, Up } from './workload.ts';
+import { podDown, podsDown, podsUp, podUp, timed } from './workload.ts';
+
+export interface Bench {
+  readonly contenders: readonly Contender[];
+  readonly floor: RawPods;
+  readonly rounds: number;
+  wanted(row: string): boolean;
+}
+
+export interface RowPlan {
+  readonly name: string;
+  readonly unit: string;
+  measure(bench: Bench, samples: Samples): Promise<void>;
+}
+
+const PODS_A_ROUND = 10;
+const SETTLE_MS = 2_000;
+
+/** Each round everybody's turn, in another order each time. */
+async function inTurns({ contenders, rounds }: Bench, turn: (who: Contender, round: number) => Promise<void>): Promise<void> {
+  for (let round = 0; round < rounds; round++) {
+    for (const who of round % 2 === 0 ? contenders : contenders.toReversed()) await turn(who, round);
+  }
+}
+
+const sequential = (name: string, options: PodOptions): RowPlan => ({
+  name,
+  unit: 'ms',
+  async measure(bench, samples) {
+    await inTurns(bench, async (who) => {
+      // A peer has one runtime configured: its own default is what is compared with.
+      const own = who.name === 'gantry' ? options : { ...options, handler: '' };
+      for (let n = 0; n < PODS_A_ROUND; n++) {
+        let up: Up | undefined;
+        samples.add(who.name, await timed(async () => (up = await podUp(who, own))));
+        if (up !== undefined) await podDown(who, up);
+      }
+      if (options.hostNetwork !== true && options.handler === undefined) samples.add('floor', bench.floor.measure().up);
+    });
+  },
+});
+
+const exec: RowPlan = {
+  name: 'exec',
+  unit: 'ms',
+  async measure(bench, samples) {
+    const ups = new Map<Contender, Up>();
+    for (const who of bench.contenders) ups.set(who, await podUp(who));
+    await inTurns(bench, async (who) => {
+      const { containerId } = ups.get(who)!;
+      for (let n = 0; n < 2 * PODS_A_ROUND; n++) {
+        samples.add(who.name, await timed(() => who.cri.runtime('execSync', { containerId, cmd: ['true'] })));
+      }
+      samples.add('floor', bench.floor.measure().exec);
+    });
+    for (const [who, up] of ups) await podDown(who, up);
+  },
+};
+
+const down: RowPlan = {
+  name: 'pod-down',
+  unit: 'ms',
+  async measure(bench, samples) {
+    await inTurns(bench, async (who) => {
+      for (let n = 0; n < PODS_A_ROUND; n++) {
+        const up = await podUp(who);
+        samples.add(who.name, await timed(() => podDown(who, up)));
+      }
+      samples.add('floor', bench.floor.measure().down);
+    });
+  },
+};
+
+const burst = (count: number, concurrency: number): RowPlan => ({
+  name: `burst-${count}x${concurrency}`,
+  unit: 'pods/s',
+  async measure(bench, samples) {
+    await inTurns(bench, async (who) => {
+      let ups: Up[] = [];
+      const ms = await timed(async () => (ups = await podsUp(who, count, concurrency)));
+      samples.add(who.name, (count * 1000) / ms);
+      await podsDown(who, ups);
+    });
+  },
+});
+
+/** `measure` with `count` pods up at every contender. */
+const withPods = (
+  name: string,
+  unit: string,
+  count: number,
+  measure: (who: Contender, samples: Samples, ups: readonly Up[]) => Promise<void>,
+): RowPlan => ({
+  name,
+  unit,
+  async measure(bench, samples) {
+    const ups = new Map<Contender, Up[]>();
+    for (const who of bench.contenders) ups.set(who, await podsUp(who, count, 4));
+    await sleep(SETTLE_MS);
+    await inTurns(bench, (who) => measure(who, samples, ups.get(who)!));
+    for (const [who, those] of ups) await podsDown(who, those);
+  },
+});
+
+const memory = (count: number): RowPlan =>
+  withPods(`memory-${count}`, 'MiB', count, async (who, samples) => samples.add(who.name, memoryMib(who)));
+
+const idleCpu = withPods('idle-cpu-50', '% of a core', 50, async (who, samples) => {
+  const before = cpuSeconds(who);
+  await sleep(10_000);
+  samples.add(who.name, (cpuSeconds(who) - before) * 10);
+});
+
+const calls = (name: string, count: number, call: (who: Contender, up: Up) => Promise<unknown>): RowPlan =>
+  withPods(name, 'ms', count, async (who, samples, ups) => {
+    for (let n = 0; n < 50; n++) samples.add(who.name, await timed(() => call(who, ups[n % ups.length]!)));
+  });
+
+export const ROWS: readonly RowPlan[] = [
+  sequential('pod-up', {}),
+  sequential('pod-up-hostnet', { hostNetwork: true }),
+  sequential('pod-up-crun', { handler: 'crun' }),
+  exec,
+  down,
+  burst(50, 10),
+  memory(50),
+  idleCpu,
+  calls('stats-50', 50, (who) => who.cri.runtime('listContainerStats', {})),
+  calls('list-110', 110, (who) => Promise.all([who.cri.runtime('listPodSandbox', {}), who.cri.runtime('listContainers', {})])),
+  calls('status-110', 110, (who, { containerId }) => who.cri.runtime('containerStatus', { containerId })),
+  memory(110),
+  withPods('restart-110', 'ms', 110, async (who, samples) => samples.add(who.name, await timed(() => who.restart()))),
+];

@@ -32,6 +32,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
         rootfsPath: paths.rootfs,
         namespaces: podNamespaces(deps, sandbox),
         cgroupsPath: cgroupsPathOf(deps, sandbox, sandbox.id),
+        seccomp: (await runtime.features()).seccomp,
         daemon: deps.facts,
       });
       await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });

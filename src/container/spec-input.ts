@@ -24,6 +24,10 @@ export async function specInput(
   const paths = podPaths(deps.stateDir, sandbox.id);
   const hostIpc = namespaceMode(sandbox.config, 'ipc') === 'NODE';
   const seccomp = seccompChoice(context);
+  const { seccomp: canFilter } = await deps.handler(sandbox.runtimeHandler).features();
+  if (seccomp.kind !== 'unconfined' && !canFilter) {
+    throw new ClassifiedError('failedPrecondition', 'config.linux.security_context.seccomp: the runtime of this handler has no seccomp');
+  }
   return {
     id: record.id,
     config,

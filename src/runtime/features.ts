@@ -3,14 +3,19 @@ import type { Op } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
 import type { HandlerFeatures } from './runtime.ts';
 
-const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
+const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false, seccomp: true };
 
 interface FeaturesDocument {
   readonly mountOptions?: unknown;
-  readonly linux?: { readonly namespaces?: unknown; readonly mountExtensions?: { readonly idmap?: { readonly enabled?: unknown } } };
+  readonly annotations?: Readonly<Record<string, unknown>>;
+  readonly linux?: {
+    readonly namespaces?: unknown;
+    readonly mountExtensions?: { readonly idmap?: { readonly enabled?: unknown } };
+    readonly seccomp?: { readonly enabled?: unknown };
+  };
 }
 
-/** mount_setattr(2), which both features are made of, came with Linux 5.12. */
+/** mount_setattr(2), which read-only trees and idmapped mounts are made of, came with Linux 5.12. */
 export function kernelHasMountSetattr(kernelRelease: string): boolean {
   const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
   return major > 5 || (major === 5 && minor >= 12);
@@ -18,26 +23,35 @@ export function kernelHasMountSetattr(kernelRelease: string): boolean {
 
 /** Out of `<runtime> features` (OCI runtime-spec, features.md); a runtime without a word on idmapped mounts can't run a pod in a user namespace. */
 export function parseFeatures(text: string): HandlerFeatures {
-  let document: FeaturesDocument;
+  let document: FeaturesDocument | null;
   try {
-    document = JSON.parse(text) as FeaturesDocument;
+    document = JSON.parse(text) as FeaturesDocument | null;
   } catch {
     return NONE;
   }
+  if (typeof document !== 'object' || document === null) return NONE;
   const { mountOptions } = document;
   const namespaces = document.linux?.namespaces;
   return {
+    seccomp: hasSeccomp(document),
     recursiveReadOnlyMounts: Array.isArray(mountOptions) && mountOptions.includes('rro'),
     userNamespaces: document.linux?.mountExtensions?.idmap?.enabled === true && Array.isArray(namespaces) && namespaces.includes('user'),
   };
 }
 
+// runc leaves the whole part out when it was built without libseccomp; elsewhere what is not said is unknown.
+function hasSeccomp({ linux, annotations }: FeaturesDocument): boolean {
+  return (
+    linux?.seccomp?.enabled !== false && (linux?.seccomp !== undefined || annotations?.['org.opencontainers.runc.version'] === undefined)
+  );
+}
+
 /** `runtime`: argv up to the verb. Never fails: a runtime that has no such verb, or doesn't run, can do nothing special. */
 export async function discoverFeatures(op: Op, runtime: readonly string[]): Promise<HandlerFeatures> {
-  if (!kernelHasMountSetattr(release())) return NONE;
   try {
     const { exitCode, stdout } = await run(op, { argv: [...runtime, 'features'] });
-    return exitCode === 0 ? parseFeatures(stdout.toString('utf8')) : NONE;
+    const features = exitCode === 0 ? parseFeatures(stdout.toString('utf8')) : NONE;
+    return kernelHasMountSetattr(release()) ? features : { ...NONE, seccomp: features.seccomp };
   } catch {
     return NONE;
   }

@@ -2,10 +2,12 @@ import type { Op } from '../base/op.ts';
 import type { ProcessRef } from '../os/process.ts';
 import type { ExitStatus } from '../os/spawn.ts';
 
-/** What `<runtime> features` (or a probe) says a handler can do; reported by Status as RuntimeHandlerFeatures. */
+/** What `<runtime> features` (or a probe) says a handler can do; Status reports the first two as RuntimeHandlerFeatures. */
 export interface HandlerFeatures {
   readonly recursiveReadOnlyMounts: boolean;
   readonly userNamespaces: boolean;
+  /** false only where it is known: such a runtime was built without libseccomp and refuses specs with a profile. */
+  readonly seccomp: boolean;
 }
 
 export interface ContainerIo {

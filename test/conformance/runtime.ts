@@ -229,7 +229,7 @@ export function runtimeSuite(name: string, options: RuntimeSuiteOptions): void {
 
     it('says its version', async () => {
       expect(await runtime.version(op())).to.match(/\d/);
-      expect(await runtime.features()).to.have.all.keys('recursiveReadOnlyMounts', 'userNamespaces');
+      expect(await runtime.features()).to.have.all.keys('recursiveReadOnlyMounts', 'userNamespaces', 'seccomp');
     });
 
     it('creates without starting, runs, logs and tells the exit code', async () => {

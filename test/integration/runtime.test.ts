@@ -11,6 +11,7 @@ import type { OciRuntime } from '../../src/runtime/oci.ts';
 import { findProgram } from '../../src/runtime/program.ts';
 import { StateDir } from '../../src/runtime/state-dir.ts';
 import { op, pidsWith, runtimeSuite, TestBed, until } from '../conformance/runtime.ts';
+import { idmappingRunc } from '../lib/programs.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 const HYBRID = existsSync('/sys/fs/cgroup/unified');
@@ -54,6 +55,11 @@ describe('OCI runtimes', () => {
   after(() => stopReactor());
 
   if (has('runc')) runtimeSuite('runc', { open: (dir) => open('runc', [], dir), hostProcesses: true, update: true, oom: true });
+
+  const newer = idmappingRunc();
+  if (newer !== undefined) {
+    runtimeSuite('runc with idmapped mounts', { open: (dir) => open(newer, [], dir), hostProcesses: true, update: true, oom: true });
+  }
 
   if (has('crun')) runtimeSuite('crun', { open: (dir) => open(crunFor(dir), [], dir), hostProcesses: true, update: true, oom: true });
 

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Context } from 'mocha';
@@ -9,5 +10,19 @@ export function crictlProgram(context: Context): string {
   const found = process.env['CRICTL'] ?? (existsSync(built) ? built : findProgram('crictl'));
   if (found !== undefined) return found;
   if (process.env['CI'] === 'true') throw new Error('no crictl: put it on PATH or into .out/bin (hack/test builds it where Go is)');
+  return context.skip();
+}
+
+/** A runc that idmaps mounts, as hack/build-runc finds or built it (no network here); undefined when the machine has none. */
+export function idmappingRunc(): string | undefined {
+  const { status, stdout } = spawnSync(join(import.meta.dirname, '../../hack/build-runc'), ['--find'], { encoding: 'utf8' });
+  return status === 0 ? stdout.trim() : undefined;
+}
+
+/** The same for a suite that is about nothing else: skipped without one, but failing where CI asks for everything. */
+export function neededIdmappingRunc(context: Context): string {
+  const found = idmappingRunc();
+  if (found !== undefined) return found;
+  if (process.env['CI'] === 'true') throw new Error('no runc that idmaps mounts: hack/build-runc says why');
   return context.skip();
 }

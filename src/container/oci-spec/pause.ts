@@ -16,6 +16,8 @@ export function pauseSpec(input: {
   rootfsPath: string;
   namespaces: SpecInput['namespaces'];
   cgroupsPath: string;
+  /** The runtime has it; all the pause process does is wait, so that it goes without where there is none. */
+  seccomp: boolean;
   daemon: DaemonFacts;
 }): OciSpec {
   return {
@@ -43,7 +45,7 @@ export function pauseSpec(input: {
       resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: 2 } },
       devices: [],
       ...maskedAndReadonly(null),
-      seccomp: defaultSeccomp([]),
+      ...(input.seccomp ? { seccomp: defaultSeccomp([]) } : {}),
     },
   };
 }

@@ -24,7 +24,10 @@ export function statusView(source: RuntimeStatusSource, verbose: boolean): Statu
       ],
     },
     info: verbose ? { config: JSON.stringify(source.info), operations: JSON.stringify(source.inFlight()) } : {},
-    runtimeHandlers: source.handlers.map(({ name, features }) => ({ name, features: { ...features } })),
+    runtimeHandlers: source.handlers.map(({ name, features: { recursiveReadOnlyMounts, userNamespaces } }) => ({
+      name,
+      features: { recursiveReadOnlyMounts, userNamespaces },
+    })),
     features: { supplementalGroupsPolicy: true },
   };
 }

@@ -2,19 +2,22 @@ import { expect } from 'chai';
 import { kernelHasMountSetattr, parseFeatures, parseTraits } from '../../../src/runtime/features.ts';
 
 describe('runtime features', () => {
-  it('finds recursive read-only mounts and user namespaces', () => {
-    const text = JSON.stringify({
-      mountOptions: ['ro', 'rro'],
-      linux: { namespaces: ['user', 'pid'], mountExtensions: { idmap: { enabled: true } } },
-    });
-    expect(parseFeatures(text)).to.deep.equal({ recursiveReadOnlyMounts: true, userNamespaces: true });
+  it('finds recursive read-only mounts, user namespaces and seccomp', () => {
+    const linux = { namespaces: ['user', 'pid'], mountExtensions: { idmap: { enabled: true } } };
+    const of = (seccomp: object, annotations = {}): object =>
+      parseFeatures(JSON.stringify({ mountOptions: ['ro', 'rro'], linux: { ...linux, ...seccomp }, annotations }));
+    const all = { recursiveReadOnlyMounts: true, userNamespaces: true, seccomp: true };
+    expect(of({ seccomp: { enabled: true } })).to.deep.equal(all);
+    expect(of({}), 'a runtime that says nothing of seccomp has it').to.deep.equal(all);
+    expect(of({ seccomp: { enabled: false } })).to.deep.equal({ ...all, seccomp: false });
+    expect(of({}, { 'org.opencontainers.runc.version': '1.4.3' }), 'runc without libseccomp').to.deep.equal({ ...all, seccomp: false });
   });
 
   it('counts on nothing that is not said (runc 1.1 knows no idmap)', () => {
     const runc11 = JSON.stringify({ mountOptions: ['ro', 'rro'], linux: { namespaces: ['user'] } });
-    expect(parseFeatures(runc11)).to.deep.equal({ recursiveReadOnlyMounts: true, userNamespaces: false });
-    for (const text of ['', 'unknown command features', '{}', '{"mountOptions":"rro"}']) {
-      expect(parseFeatures(text), text).to.deep.equal({ recursiveReadOnlyMounts: false, userNamespaces: false });
+    expect(parseFeatures(runc11)).to.deep.equal({ recursiveReadOnlyMounts: true, userNamespaces: false, seccomp: true });
+    for (const text of ['', 'unknown command features', 'null', '3', '{}', '{"mountOptions":"rro"}']) {
+      expect(parseFeatures(text), text).to.deep.equal({ recursiveReadOnlyMounts: false, userNamespaces: false, seccomp: true });
     }
   });
 

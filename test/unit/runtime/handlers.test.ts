@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -38,6 +38,18 @@ describe('createHandlers', () => {
     expect(get('')).to.equal(get('a'));
     expect(get('b').handler).to.equal('b');
     expect(list().map(({ name }) => name)).to.deep.equal(['', 'a', 'b']);
+  });
+
+  it('lists what each handler can do as its own program says', async () => {
+    const idmaps = join(state, 'idmaps');
+    const features = { linux: { namespaces: ['user'], mountExtensions: { idmap: { enabled: true } } } };
+    writeFileSync(idmaps, `#!/bin/sh\n[ "$1" = features ] && echo '${JSON.stringify(features)}'\n`, { mode: 0o755 });
+    const { list } = await createHandlers(config([handler('a', '/bin/true'), handler('b', idmaps)]), silentLogger);
+    expect(list().map(({ name, features: { userNamespaces } }) => [name, userNamespaces])).to.deep.equal([
+      ['', false],
+      ['a', false],
+      ['b', true],
+    ]);
   });
 
   it('refuses names that it does not know', async () => {

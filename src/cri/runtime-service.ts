@@ -24,12 +24,14 @@ import { findPodSandbox, listPodSandboxes } from '../sandbox/list.ts';
 import { removePodSandbox } from '../sandbox/remove.ts';
 import { runPodSandbox } from '../sandbox/run.ts';
 import { stopPodSandbox } from '../sandbox/stop.ts';
+import { podMetrics } from '../stats/pod-metrics.ts';
 import type { ServiceDeps } from './deps.ts';
 import type { RuntimeRows } from './server.ts';
 import { inChunks, serverStream } from './server-stream.ts';
 import { unary } from './unary.ts';
 import * as validate from './validate/index.ts';
 import { containerStatusView, containerView } from './view/container.ts';
+import { measuredPod, metricDescriptors, podMetricsView } from './view/metrics.ts';
 import { podSandboxStatusView, podSandboxView } from './view/sandbox.ts';
 import { containerStatsView, podSandboxStatsView } from './view/stats.ts';
 import { statusView } from './view/status.ts';
@@ -52,6 +54,10 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     ).map((record) => containerStatsView(stats, record));
   const podStatsOf = (filter: PodSandboxStatsFilter__Output | null) =>
     readyOnes(sandboxes, filter).map((record) => podSandboxStatsView(stats, record, running(containersOf(record.id))));
+  const podMetricsOf = () =>
+    readyOnes(sandboxes, null).map(async (record) =>
+      podMetricsView(await podMetrics(stats, measuredPod(stats.stateDir, record, containersOf(record.id)))),
+    );
   return {
     Version: unary(validate.version, () => ({
       version: '0.1.0',
@@ -145,6 +151,11 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     ListPodSandboxStats: unary(validate.listPodSandboxStats, async (_op, { filter }) => ({ stats: await Promise.all(podStatsOf(filter)) })),
     StreamPodSandboxStats: serverStream(validate.streamPodSandboxStats, async function* (_op, { filter }) {
       yield* inChunks(await Promise.all(podStatsOf(filter)), (part) => ({ podSandboxStats: [...part] }));
+    }),
+    ListMetricDescriptors: unary(validate.listMetricDescriptors, () => ({ descriptors: metricDescriptors() })),
+    ListPodSandboxMetrics: unary(validate.listPodSandboxMetrics, async () => ({ podMetrics: await Promise.all(podMetricsOf()) })),
+    StreamPodSandboxMetrics: serverStream(validate.streamPodSandboxMetrics, async function* () {
+      yield* inChunks(await Promise.all(podMetricsOf()), (part) => ({ podSandboxMetrics: [...part] }));
     }),
     GetContainerEvents: serverStream(validate.getContainerEvents, async function* (op) {
       using subscription = events.subscribe(op.signal);

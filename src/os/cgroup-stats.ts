@@ -2,6 +2,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Hierarchies } from './cgroup-hierarchies.ts';
 import { directoryOf } from './cgroup-hierarchies.ts';
+import type { Pressures } from './pressure.ts';
+import { NO_PRESSURES, readPressures } from './pressure.ts';
 
 /** Of one cgroup and all below it. Undefined: the kernel or the controller doesn't say. */
 export interface CgroupStats {
@@ -22,6 +24,8 @@ export interface CgroupStats {
   readonly pids: { readonly current: number; readonly limit: number | undefined };
   /** Of v1: of the cgroup itself only. */
   readonly oomKillCount: number;
+  /** Of v1: from the cgroup of the same name in the v2 tree beside it, where the runtime has put the processes into one. */
+  readonly pressure: Pressures;
 }
 
 /** v1 says "no limit" with a number around 2^63. */
@@ -32,11 +36,11 @@ export async function readStatsIn(tree: Hierarchies, path: string): Promise<Cgro
   return tree.mode === 'v2' ? readV2(directoryOf(tree, path, '')) : readV1(tree, path);
 }
 
-const readIfThere = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
+export const readIfThere = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
 
-const numberIn = (text: string): number => (text === '' ? 0 : Number(text.trim()));
+export const numberIn = (text: string): number => (text === '' ? 0 : Number(text.trim()));
 
-function limitIn(text: string): number | undefined {
+export function limitIn(text: string): number | undefined {
   const value = text.trim();
   return value === '' || value === 'max' || Number(value) >= UNLIMITED_BYTES ? undefined : Number(value);
 }
@@ -87,6 +91,7 @@ async function readV1(tree: Hierarchies, path: string): Promise<CgroupStats> {
     read('memory', 'memory.memsw.usage_in_bytes'),
     read('memory', 'memory.memsw.limit_in_bytes'),
   ]);
+  const pressure = tree.unified === undefined ? NO_PRESSURES : await readPressures(join(tree.unified, path));
   const memory = memoryOf('v1', { usage, limit, stat });
   const bothLimitBytes = limitIn(swapLimit);
   return {
@@ -102,6 +107,7 @@ async function readV1(tree: Hierarchies, path: string): Promise<CgroupStats> {
           },
     pids: { current: numberIn(pids), limit: limitIn(pidsMax) },
     oomKillCount: Number(keyed(oom).get('oom_kill') ?? 0),
+    pressure,
   };
 }
 
@@ -118,11 +124,13 @@ async function readV2(dir: string): Promise<CgroupStats> {
     read('memory.swap.current'),
     read('memory.swap.max'),
   ]);
+  const pressure = await readPressures(dir);
   return {
     cpuUsageNs: BigInt(keyed(cpu).get('usage_usec') ?? '0') * 1000n,
     memory: memoryOf('v2', { usage, limit, stat }),
     swap: swapUsage === '' ? undefined : { usageBytes: numberIn(swapUsage), limitBytes: limitIn(swapLimit) },
     pids: { current: numberIn(pids), limit: limitIn(pidsMax) },
     oomKillCount: Number(keyed(events).get('oom_kill') ?? 0),
+    pressure,
   };
 }

@@ -3,12 +3,15 @@ import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClassifiedError, errnoOf } from '../base/errors.ts';
+import type { CgroupDetail } from './cgroup-detail.ts';
+import { readDetailIn } from './cgroup-detail.ts';
 import type { CgroupMode, Hierarchies } from './cgroup-hierarchies.ts';
 import { directoriesOf, directoryOf, hierarchies } from './cgroup-hierarchies.ts';
 import type { CgroupStats } from './cgroup-stats.ts';
 import { readStatsIn } from './cgroup-stats.ts';
 import { processRef, signal } from './process.ts';
 
+export type { CgroupDetail } from './cgroup-detail.ts';
 export type { CgroupMode } from './cgroup-hierarchies.ts';
 export type { CgroupStats } from './cgroup-stats.ts';
 
@@ -37,6 +40,8 @@ export function limitsIn({ mode, v1, unified = '/sys/fs/cgroup' }: Hierarchies):
 
 /** One reading of a cgroup; a file that is missing counts as zero. */
 export const readStats = (path: string): Promise<CgroupStats> => readStatsIn(hierarchies(), path);
+
+export const readDetail = (path: string): Promise<CgroupDetail> => readDetailIn(hierarchies(), path);
 
 const isRoot = (path: string): boolean => path === '' || path === '/';
 

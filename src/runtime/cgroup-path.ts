@@ -1,7 +1,7 @@
 import { posix } from 'node:path';
 
-/** `foo-bar.slice` lives at `/foo.slice/foo-bar.slice` (systemd.slice(5)); `-.slice` is the root. */
-function sliceDir(slice: string): string {
+/** `foo-bar.slice` lives at `/foo.slice/foo-bar.slice` (systemd.slice(5)); `-.slice` is the root, "". */
+export function sliceDir(slice: string): string {
   const name = slice.replace(/\.slice$/, '');
   if (name === '' || name === '-') return '';
   const parts = name.split('-');

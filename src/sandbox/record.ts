@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
 import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
+import { sliceDir } from '../runtime/cgroup-path.ts';
 import type { CreatedContainer } from '../runtime/runtime.ts';
 import type { SandboxState } from './state.ts';
 import { mayMove } from './state.ts';
@@ -31,6 +32,15 @@ export interface PodSandboxRecord {
 export function sandboxKey(config: PodSandboxConfig__Output): string {
   const { uid, namespace, name, attempt } = config.metadata ?? { uid: '', namespace: '', name: '', attempt: 0 };
   return [namespace, name, uid, attempt].join('/');
+}
+
+/**
+ * The cgroup that is this pod's and nobody else's, as /proc/PID/cgroup spells it. undefined where there is none: a pod of the systemd driver
+ * that named no parent shares its slice with others.
+ */
+export function podCgroupPath({ cgroupParent, config, ownsCgroupParent }: PodSandboxRecord): string | undefined {
+  if (!ownsCgroupParent && (config.linux?.cgroupParent ?? '') === '') return undefined;
+  return cgroupParent.startsWith('/') ? cgroupParent : sliceDir(cgroupParent);
 }
 
 export type NamespaceKind = 'network' | 'ipc' | 'pid';

@@ -1,13 +1,18 @@
 import { readFile, stat } from 'node:fs/promises';
 import { newOp } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
+import { Recent } from './recent.ts';
 
 export interface InterfaceCounters {
   readonly name: string;
   readonly rxBytes: number;
+  readonly rxPackets: number;
   readonly rxErrors: number;
+  readonly rxDropped: number;
   readonly txBytes: number;
+  readonly txPackets: number;
   readonly txErrors: number;
+  readonly txDropped: number;
 }
 
 /** /proc/net/dev (proc(5)), `lo` left out. */
@@ -16,28 +21,23 @@ export function parseNetDev(text: string): InterfaceCounters[] {
     const match = /^\s*([^:]+):(.*)$/.exec(line);
     const name = match?.[1]?.trim() ?? 'lo';
     if (name === 'lo') return [];
-    const [rxBytes = 0, , rxErrors = 0, , , , , , txBytes = 0, , txErrors = 0] = (match?.[2] ?? '').trim().split(/\s+/).map(Number);
-    return [{ name, rxBytes, rxErrors, txBytes, txErrors }];
+    const fields = (match?.[2] ?? '').trim().split(/\s+/).map(Number);
+    const [rxBytes = 0, rxPackets = 0, rxErrors = 0, rxDropped = 0, , , , , txBytes = 0, txPackets = 0, txErrors = 0, txDropped = 0] =
+      fields;
+    return [{ name, rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped }];
   });
 }
 
 const TIMEOUT_MS = 2_000;
-const FRESH_MS = 1_000;
 
-/** Readings of the last second, by namespace: bounded by what can be asked in one. */
-const readings = new Map<string, Promise<InterfaceCounters[]>>();
+const readings = new Recent<InterfaceCounters[]>();
 
 /**
  * The counters of a pod's interfaces, `netnsPath` being its pinned namespace: through one of its processes, or where it has none through a process that
  * enters the namespace. Read at most once a second. Empty when neither answers.
  */
 export function podNetwork(netnsPath: string, pid: number | undefined): Promise<InterfaceCounters[]> {
-  const recent = readings.get(netnsPath);
-  if (recent) return recent;
-  const reading = countersOf(netnsPath, pid);
-  readings.set(netnsPath, reading);
-  setTimeout(() => readings.delete(netnsPath), FRESH_MS).unref();
-  return reading;
+  return readings.of(netnsPath, () => countersOf(netnsPath, pid));
 }
 
 async function countersOf(netnsPath: string, pid: number | undefined): Promise<InterfaceCounters[]> {

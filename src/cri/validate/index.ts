@@ -3,6 +3,8 @@ import type { ImageFsInfoRequest__Output } from '../../gen/cri/runtime/v1/ImageF
 import type { ListContainersRequest__Output } from '../../gen/cri/runtime/v1/ListContainersRequest.ts';
 import type { ListContainerStatsRequest__Output } from '../../gen/cri/runtime/v1/ListContainerStatsRequest.ts';
 import type { ListImagesRequest__Output } from '../../gen/cri/runtime/v1/ListImagesRequest.ts';
+import type { ListMetricDescriptorsRequest__Output } from '../../gen/cri/runtime/v1/ListMetricDescriptorsRequest.ts';
+import type { ListPodSandboxMetricsRequest__Output } from '../../gen/cri/runtime/v1/ListPodSandboxMetricsRequest.ts';
 import type { ListPodSandboxRequest__Output } from '../../gen/cri/runtime/v1/ListPodSandboxRequest.ts';
 import type { ListPodSandboxStatsRequest__Output } from '../../gen/cri/runtime/v1/ListPodSandboxStatsRequest.ts';
 import type { RuntimeConfigRequest__Output } from '../../gen/cri/runtime/v1/RuntimeConfigRequest.ts';
@@ -11,6 +13,7 @@ import type { StreamContainersRequest__Output } from '../../gen/cri/runtime/v1/S
 import type { StreamContainerStatsRequest__Output } from '../../gen/cri/runtime/v1/StreamContainerStatsRequest.ts';
 import type { StreamImagesRequest__Output } from '../../gen/cri/runtime/v1/StreamImagesRequest.ts';
 import type { StreamPodSandboxesRequest__Output } from '../../gen/cri/runtime/v1/StreamPodSandboxesRequest.ts';
+import type { StreamPodSandboxMetricsRequest__Output } from '../../gen/cri/runtime/v1/StreamPodSandboxMetricsRequest.ts';
 import type { StreamPodSandboxStatsRequest__Output } from '../../gen/cri/runtime/v1/StreamPodSandboxStatsRequest.ts';
 import type { UpdateRuntimeConfigRequest__Output } from '../../gen/cri/runtime/v1/UpdateRuntimeConfigRequest.ts';
 import type { VersionRequest__Output } from '../../gen/cri/runtime/v1/VersionRequest.ts';
@@ -38,3 +41,6 @@ export const getContainerEvents = anything<GetEventsRequest__Output>;
 export const listImages = anything<ListImagesRequest__Output>;
 export const streamImages = anything<StreamImagesRequest__Output>;
 export const imageFsInfo = anything<ImageFsInfoRequest__Output>;
+export const listMetricDescriptors = anything<ListMetricDescriptorsRequest__Output>;
+export const listPodSandboxMetrics = anything<ListPodSandboxMetricsRequest__Output>;
+export const streamPodSandboxMetrics = anything<StreamPodSandboxMetricsRequest__Output>;

@@ -94,6 +94,9 @@ describe('os/cgroup: statistics', () => {
       'pod/memory.swap.max': 'max\n',
       'pod/pids.current': '7\n',
       'pod/pids.max': '100\n',
+      'pod/cpu.pressure': 'some avg10=1.50 avg60=2.00 avg300=0.25 total=9007199254740993\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n',
+      // As cpu.pressure was before Linux 5.13.
+      'pod/memory.pressure': 'some avg10=0.00 avg60=0.00 avg300=0.00 total=12\n',
     });
     const tree: Hierarchies = { mode: 'v2', v1: new Map(), unified: root };
     expect(await readStatsIn(tree, '/pod')).to.deep.equal({
@@ -110,6 +113,17 @@ describe('os/cgroup: statistics', () => {
       swap: { usageBytes: 4096, limitBytes: undefined },
       pids: { current: 7, limit: 100 },
       oomKillCount: 2,
+      pressure: {
+        cpu: {
+          some: { avg10: 1.5, avg60: 2, avg300: 0.25, totalUs: 9_007_199_254_740_993n },
+          full: { avg10: 0, avg60: 0, avg300: 0, totalUs: 7n },
+        },
+        memory: {
+          some: { avg10: 0, avg60: 0, avg300: 0, totalUs: 12n },
+          full: { avg10: 0, avg60: 0, avg300: 0, totalUs: 0n },
+        },
+        io: undefined,
+      },
     });
   });
 

@@ -15,8 +15,28 @@ eth0.7:1 2 0 0 0 0 0 0 9007199254740991 4 0 0 0 0 0 0
 describe('stats/pod-network', () => {
   it('reads /proc/net/dev without lo', () => {
     expect(parseNetDev(TEXT)).to.deep.equal([
-      { name: 'eth0', rxBytes: 4_813_231, rxErrors: 3, txBytes: 387_650, txErrors: 7 },
-      { name: 'eth0.7', rxBytes: 1, rxErrors: 0, txBytes: 9_007_199_254_740_991, txErrors: 0 },
+      {
+        name: 'eth0',
+        rxBytes: 4_813_231,
+        rxPackets: 5125,
+        rxErrors: 3,
+        rxDropped: 0,
+        txBytes: 387_650,
+        txPackets: 4601,
+        txErrors: 7,
+        txDropped: 0,
+      },
+      {
+        name: 'eth0.7',
+        rxBytes: 1,
+        rxPackets: 2,
+        rxErrors: 0,
+        rxDropped: 0,
+        txBytes: 9_007_199_254_740_991,
+        txPackets: 4,
+        txErrors: 0,
+        txDropped: 0,
+      },
     ]);
   });
 

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import type { CgroupStats } from '../../../src/os/cgroup.ts';
+import { NO_PRESSURES } from '../../../src/os/pressure.ts';
 import { createSampler } from '../../../src/stats/sampler.ts';
 
 const MS = 1_000_000n;
@@ -19,6 +20,7 @@ function stats(cpuUsageNs: bigint): CgroupStats {
     swap: undefined,
     pids: { current: 1, limit: undefined },
     oomKillCount: 0,
+    pressure: NO_PRESSURES,
   };
 }
 

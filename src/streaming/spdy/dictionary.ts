@@ -1,0 +1,30 @@
+/** SPDY/3 seeds the compression of header blocks with these words, each behind its length as uint32, and then the tail (SPDY/3 section 2.6.10.1). */
+const WORDS =
+  `options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow authorization
+cache-control connection content-base content-encoding content-language content-length content-location content-md5 content-range content-type
+date etag expect expires from host if-match if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards
+pragma proxy-authenticate proxy-authorization range referer retry-after server te trailer transfer-encoding upgrade user-agent vary via warning
+www-authenticate method get status 200_OK version HTTP/1.1 url public set-cookie keep-alive origin`
+    .split(/\s/)
+    .map((word) => word.replace('_', ' '));
+
+const TAIL =
+  '100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505' +
+  '203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 Not Found' +
+  '500 Internal Server Error501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 ' +
+  'Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,' +
+  'text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.';
+
+/** `text` behind its length as uint32, the form of words here and of names and values in a header block. */
+export function counted(text: string): Buffer {
+  const bytes = Buffer.from(text, 'latin1');
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(bytes.length);
+  return Buffer.concat([length, bytes]);
+}
+
+/** 1,423 bytes. */
+export const DICTIONARY: Buffer = Buffer.concat([...WORDS.map(counted), Buffer.from(TAIL, 'latin1')]);
+
+/** Adler-32 of the dictionary, by which a zlib stream names it (RFC 1950, DICTID). */
+export const DICTIONARY_ID = 0xe3c6a7c2;

@@ -1,7 +1,9 @@
+import { assert } from '../base/assert.ts';
 import type { Digest } from '../base/digest.ts';
 import { chainIdOf } from '../base/digest.ts';
 import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
+import { throwIfOver } from '../base/op.ts';
 import type { SingleFlight } from '../base/single-flight.ts';
 import type { Config } from '../config/config.ts';
 import type { ContentStore } from '../content/content.ts';
@@ -50,15 +52,12 @@ export async function pullImage(deps: PullDeps, op: Op, reference: Reference, cr
 
   op.span.stage('layers');
   const chainIds = diffIds.reduce<Digest[]>((chain, diffId) => [...chain, chainIdOf(chain.at(-1), diffId)], []);
-  const downloads = manifest.layers.map((layer) => fetchBlob(deps, op, client, layer));
-  for (const download of downloads) download.catch(() => undefined);
-  for (const [i, layer] of manifest.layers.entries()) {
-    await downloads[i];
-    const [diffId, chainId] = [diffIds[i], chainIds[i]];
-    if (diffId === undefined || chainId === undefined) throw new ClassifiedError('internal', 'a layer has no chain id');
-    const source = { diffId, blobPath: deps.content.path(layer.digest), mediaType: layer.mediaType };
-    await deps.snapshotter.commitLayer(op, source, { parent: chainIds[i - 1], chainId });
-  }
+  await fetchAndCommit(
+    deps,
+    op,
+    client,
+    manifest.layers.map((layer, i) => ({ layer, diffId: at(diffIds, i), chainId: at(chainIds, i), parent: chainIds[i - 1] })),
+  );
 
   op.span.stage('record');
   for (const each of new Set([top, document])) await storeDocument(deps, op, each);
@@ -75,6 +74,43 @@ export async function pullImage(deps: PullDeps, op: Op, reference: Reference, cr
     config,
   });
   return manifest.config.digest;
+}
+
+interface LayerStep {
+  readonly layer: Descriptor;
+  readonly diffId: Digest;
+  readonly chainId: Digest;
+  readonly parent: Digest | undefined;
+}
+
+const at = <T>(list: readonly T[], index: number): T => {
+  const value = list[index];
+  assert(value !== undefined, `there is one for layer ${index}`);
+  return value;
+};
+
+/**
+ * Layers are fetched side by side and unpacked side by side (P2); only the begin of each unpacking is in order, as the snapshotter wants parents first.
+ * The first failure ends the others, and they are waited for: nothing of a pull goes on after it.
+ */
+async function fetchAndCommit(deps: PullDeps, op: Op, client: RepositoryClient, steps: readonly LayerStep[]): Promise<void> {
+  const failed = new AbortController();
+  const own: Op = { ...op, signal: AbortSignal.any([op.signal, failed.signal]) };
+  const all: Array<Promise<void>> = [];
+  const begun = (work: Promise<void>): Promise<void> => {
+    all.push(work);
+    work.catch((error: unknown) => failed.abort(error));
+    return work;
+  };
+  const downloads = steps.map(({ layer }) => begun(fetchBlob(deps, own, client, layer)));
+  for (const [i, { layer, diffId, chainId, parent }] of steps.entries()) {
+    await Promise.allSettled([downloads[i]]);
+    if (failed.signal.aborted) break;
+    const source = { diffId, blobPath: deps.content.path(layer.digest), mediaType: layer.mediaType };
+    void begun(deps.snapshotter.commitLayer(own, source, { parent, chainId }));
+  }
+  await Promise.allSettled(all);
+  if (failed.signal.aborted) throw failed.signal.reason as Error;
 }
 
 /** The document that the reference names, and the manifest for this machine, which it is or points to. */
@@ -96,18 +132,32 @@ async function resolve(
   return { top, document, manifest };
 }
 
-function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, blob: Descriptor): Promise<void> {
-  return deps.fetches.run(blob.digest, async () => {
-    if (await deps.content.has(blob.digest)) return;
-    using _ = await deps.slots.take();
-    await using held = new AsyncDisposableStack();
-    let ingest: Awaited<ReturnType<ContentStore['ingest']>> | undefined;
-    await client.blob(op, blob, async () => {
-      await ingest?.[Symbol.asyncDispose]();
-      ingest = held.use(await deps.content.ingest(blob));
-      return ingest;
-    });
-    await ingest?.commit(op);
+/** A fetch that another pull began and that failed is begun anew: that pull may have been given up, or had other credentials. */
+async function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, blob: Descriptor): Promise<void> {
+  for (;;) {
+    let isOwn = false;
+    try {
+      return await deps.fetches.run(blob.digest, () => {
+        isOwn = true;
+        return fetchOnce(deps, op, client, blob);
+      });
+    } catch (error) {
+      if (isOwn) throw error;
+      throwIfOver(op);
+    }
+  }
+}
+
+async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, blob: Descriptor): Promise<void> {
+  if (await deps.content.has(blob.digest)) return;
+  using _ = await deps.slots.take();
+  await using held = new AsyncDisposableStack();
+  let ingest: Awaited<ReturnType<ContentStore['ingest']>> | undefined;
+  await client.blob(op, blob, async () => {
+    await ingest?.[Symbol.asyncDispose]();
+    const begun = held.use(await deps.content.ingest(blob));
+    ingest = begun;
+    return { write: (chunk) => begun.write(chunk), commit: () => begun.commit(op) };
   });
 }
 

@@ -88,14 +88,20 @@ export class Authorizer {
         };
     const response = await ask(host, { ...asks, signal });
     if (response.statusCode !== 200) throw await refusal(response, `get a token from ${url.origin}`);
-    const { token, access_token, expires_in } = JSON.parse((await bodyOf(response, MAX_TOKEN_BYTES)).toString('utf8')) as Record<
-      string,
-      unknown
-    >;
+    const { token, access_token, expires_in } = parsed(await bodyOf(response, MAX_TOKEN_BYTES));
     const text = typeof token === 'string' && token !== '' ? token : access_token;
     if (typeof text !== 'string' || text === '') throw new ClassifiedError('unavailable', `${url.origin}: its answer has no token`);
     const lifeS = typeof expires_in === 'number' && expires_in > 0 ? expires_in : DEFAULT_LIFE_S;
     return { header: `Bearer ${text}`, untilMs: Date.now() + Math.max(1, lifeS - 5) * 1000 };
+  }
+}
+
+// Whatever is not a JSON object holds no token.
+function parsed(bytes: Buffer): Record<string, unknown> {
+  try {
+    return { ...(JSON.parse(bytes.toString('utf8')) as object | null) };
+  } catch {
+    return {};
   }
 }
 

@@ -18,6 +18,13 @@ export interface Document {
   readonly bytes: Buffer;
 }
 
+/** Takes one blob from one host: `write` in order, then `commit`, which verifies. */
+export interface BlobSink {
+  write(chunk: Uint8Array): Promise<void>;
+  /** dataLoss when it is not the blob that was asked for. */
+  commit(): Promise<unknown>;
+}
+
 const TRIES = 4;
 const FIRST_WAIT_MS = 250;
 const MAX_WAIT_MS = 10_000;
@@ -26,13 +33,15 @@ const STALL_MS = 30_000;
 
 /**
  * One repository on one registry, by way of its mirrors. Every host is tried in order, transient failures (429, 5xx, a broken connection) more than once;
- * the error of the last one tells, the others are in its message. Credentials are the registry's: mirrors with another host name don't get them.
+ * the error of the last one tells, the others are in its message. A host that could not be reached is asked after the others from then on.
+ * Credentials are the registry's: mirrors with another host name don't get them.
  */
 export class RepositoryClient {
   readonly #hosts: readonly RegistryHost[];
   readonly #repository: string;
   readonly #own: Authorizer;
   readonly #mirrors = new Authorizer(undefined);
+  readonly #unreachable = new Set<RegistryHost>();
 
   constructor(options: { hostsDir: string; registry: string; repository: string; credentials: Credentials | undefined }) {
     this.#hosts = hostsOf(options.hostsDir, options.registry);
@@ -53,14 +62,13 @@ export class RepositoryClient {
     });
   }
 
-  /** Gives the bytes of a blob to `write` in order; after a broken connection it goes on where it was, if the host can. The caller verifies. */
-  async blob(
-    op: Op,
-    blob: { digest: Digest; sizeBytes: number },
-    begin: () => Promise<{ write(chunk: Uint8Array): Promise<void> }>,
-  ): Promise<void> {
+  /**
+   * Gives a blob to a sink and commits it; after a broken connection it goes on where it was, if the host can, and else begins another. What one host serves
+   * and is not the blob, the next one is asked for.
+   */
+  async blob(op: Op, blob: { digest: Digest; sizeBytes: number }, begin: () => Promise<BlobSink>): Promise<void> {
     await this.#onEachHost(op, 'pull', (host) => {
-      let sink: Awaited<ReturnType<typeof begin>> | undefined;
+      let sink: BlobSink | undefined;
       let at = 0;
       return async () => {
         const response = await this.#get(op, host, { path: `blobs/${blob.digest}`, headers: at > 0 ? { range: `bytes=${at}-` } : {} });
@@ -75,26 +83,32 @@ export class RepositoryClient {
         }
         if (at < blob.sizeBytes)
           throw new ClassifiedError('unavailable', `blob ${blob.digest}: the connection ended after ${at} of ${blob.sizeBytes} bytes`);
+        await sink.commit();
       };
     });
   }
 
   /** `work` makes the attempt at a host that is repeated while its failures pass. */
   async #onEachHost<T>(op: Op, capability: 'resolve' | 'pull', work: (host: RegistryHost) => () => Promise<T>): Promise<T> {
-    const failures: unknown[] = [];
-    for (const host of this.#hosts.filter((each) => each[capability])) {
+    const failures: string[] = [];
+    let last: ClassifiedError | undefined;
+    const hosts = this.#hosts.filter((each) => each[capability]);
+    for (const host of hosts.sort((a, b) => Number(this.#unreachable.has(a)) - Number(this.#unreachable.has(b)))) {
       try {
         return await retried(op, work(host));
       } catch (error) {
         throwIfOver(op);
-        failures.push(error);
-        op.log.debug({ host: host.url, err: messageOf(error) }, 'registry host failed');
+        // Our own disk: no other host has a better one.
+        if (!(error instanceof ClassifiedError)) throw error;
+        if (isUnreachable(error)) this.#unreachable.add(host);
+        const { origin } = new URL(host.url);
+        failures.push(error.message.includes(origin) ? error.message : `${origin}: ${error.message}`);
+        last = error;
+        op.log.debug({ host: host.url, err: error.message }, 'registry host failed');
       }
     }
-    const last = failures.at(-1);
     if (last === undefined) throw new ClassifiedError('failedPrecondition', `no host for ${this.#repository} can ${capability}`);
-    const kind = last instanceof ClassifiedError ? last.kind : 'unavailable';
-    throw new ClassifiedError(kind, failures.map(messageOf).join('; '), { cause: last });
+    throw new ClassifiedError(last.kind, failures.join('; '), { cause: last });
   }
 
   async #get(op: Op, host: RegistryHost, what: { path: string; headers: Readonly<Record<string, string>> }): Promise<IncomingMessage> {
@@ -102,16 +116,15 @@ export class RepositoryClient {
     const scope = `repository:${this.#repository}:pull`;
     const query = host.namespace === undefined ? '' : `?ns=${encodeURIComponent(host.namespace)}`;
     const url = `${host.url}/${this.#repository}/${what.path}${query}`;
-    for (;;) {
+    for (let challenged = false; ; challenged = true) {
       const authorization = authorizer.header(host, scope);
       const headers = { ...host.headers, ...what.headers, ...(authorization === '' ? {} : { authorization }) };
       const response = await ask(host, { method: 'GET', url, headers, signal: op.signal });
       if (response.statusCode === 200 || response.statusCode === 206) return response;
-      if (response.statusCode === 401) {
-        if (await authorizer.challenge(host, scope, response, op.signal)) {
-          response.resume();
-          continue;
-        }
+      // Once: a token server may give out new tokens for ever that open nothing.
+      if (response.statusCode === 401 && !challenged && (await authorizer.challenge(host, scope, response, op.signal))) {
+        response.resume();
+        continue;
       }
       throw await refusal(response, `get ${url}`);
     }
@@ -130,12 +143,13 @@ async function retried<T>(op: Op, work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** No connection, or no answer on it. A name that does not resolve or a port where nobody listens is not worth waiting for: the next host is. */
+const isUnreachable = (error: ClassifiedError): boolean => error.detail?.['isUnreachable'] === true;
+
 function isTransient(error: unknown): boolean {
-  if (!(error instanceof ClassifiedError) || error.kind !== 'unavailable') return false;
+  if (!(error instanceof ClassifiedError) || error.kind !== 'unavailable' || isUnreachable(error)) return false;
   const status = error.detail?.['status'];
-  // A name that does not resolve or a port where nobody listens is not worth waiting for: the next host is.
-  if (status === undefined) return !/ENOTFOUND|ECONNREFUSED|EAI_AGAIN|certificate/i.test(error.message);
-  return status === 429 || (typeof status === 'number' && status >= 500);
+  return status === undefined || status === 429 || (typeof status === 'number' && status >= 500);
 }
 
 async function* stallGuarded(response: IncomingMessage, op: Op): AsyncGenerator<Buffer> {

@@ -14,10 +14,13 @@ export interface RegistryHost {
   readonly client: ReadonlyArray<readonly [string, string | undefined]>;
   readonly skipVerify: boolean;
   readonly headers: Readonly<Record<string, string>>;
+  /** How long to wait for a connection; undefined: our own patience. */
+  readonly connectTimeoutMs: number | undefined;
   /** The name that a mirror is asked for (`ns=`); undefined for the registry itself. */
   readonly namespace: string | undefined;
 }
 
+const CAPABILITIES = ['pull', 'resolve', 'push'];
 const KEYS = new Set(['server', 'host', 'capabilities', 'ca', 'client', 'skip_verify', 'override_path', 'header', 'dial_timeout']);
 
 /**
@@ -28,7 +31,7 @@ export function hostsOf(dir: string, registry: string): RegistryHost[] {
   const path = [registry, registry.replace(/:(\d+)$/, '_$1_'), '_default']
     .map((name) => join(dir, name, 'hosts.toml'))
     .find((each) => existsSync(each));
-  const plain = { ca: [], client: [], skipVerify: false, headers: {}, resolve: true, pull: true };
+  const plain = { ca: [], client: [], skipVerify: false, headers: {}, resolve: true, pull: true, connectTimeoutMs: undefined };
   const server = (url: string): RegistryHost => ({ ...plain, url: withApi(url, false), namespace: undefined });
   if (path === undefined) return [server(defaultServer(registry))];
   const fail = (key: string, why: string): never => {
@@ -43,23 +46,31 @@ export function hostsOf(dir: string, registry: string): RegistryHost[] {
   const read = (table: Record<string, unknown>, url: string, at: string): RegistryHost => {
     for (const key of Object.keys(table)) if (!KEYS.has(key)) fail(at + key, 'unknown key');
     const capabilities = table['capabilities'] ?? ['pull', 'resolve'];
-    if (!Array.isArray(capabilities)) return fail(`${at}capabilities`, 'must be a list');
+    if (!Array.isArray(capabilities) || !capabilities.every((each) => CAPABILITIES.includes(String(each))))
+      return fail(`${at}capabilities`, `must be a list of ${CAPABILITIES.join(', ')}`);
+    const flag = (key: string): boolean => {
+      const value = table[key] ?? false;
+      return typeof value === 'boolean' ? value : fail(at + key, 'must be true or false');
+    };
     const files = (key: string): unknown[] =>
       table[key] === undefined ? [] : Array.isArray(table[key]) ? (table[key] as unknown[]) : [table[key]];
     const absolute = (value: unknown): string =>
       typeof value === 'string' ? (isAbsolute(value) ? value : join(path, '..', value)) : fail(at, 'a file name is not a string');
     const isMirror = new URL(url).host !== new URL(defaultServer(registry)).host;
     return {
-      url: withApi(url, table['override_path'] === true),
+      url: withApi(url, flag('override_path')),
       resolve: capabilities.includes('resolve'),
-      pull: capabilities.includes('pull') || capabilities.includes('resolve'),
+      pull: capabilities.includes('pull'),
       ca: files('ca').map(absolute),
       client: files('client').map((each) =>
         Array.isArray(each)
           ? [absolute(each[0]), each[1] === undefined || each[1] === '' ? undefined : absolute(each[1])]
           : [absolute(each), undefined],
       ),
-      skipVerify: table['skip_verify'] === true,
+      skipVerify: flag('skip_verify'),
+      connectTimeoutMs:
+        durationMs(table['dial_timeout']) ??
+        (table['dial_timeout'] === undefined ? undefined : fail(`${at}dial_timeout`, 'is not a duration like 3s')),
       headers: Object.fromEntries(
         Object.entries((table['header'] as Record<string, unknown> | undefined) ?? {}).map(([name, value]) => [
           name,
@@ -73,6 +84,13 @@ export function hostsOf(dir: string, registry: string): RegistryHost[] {
   const mirrors = Object.entries(host ?? {}).map(([url, table]) => read(table, checked(url, fail), `host."${url}".`));
   const serverUrl = typeof file['server'] === 'string' ? file['server'] : defaultServer(registry);
   return [...mirrors, read(own, checked(serverUrl, fail), '')];
+}
+
+/** `1m30s`, `500ms`; undefined when it isn't a duration. */
+function durationMs(value: unknown): number | undefined {
+  if (typeof value !== 'string' || !/^(\d+(\.\d+)?(ms|s|m|h))+$/.test(value)) return undefined;
+  const units: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+  return [...value.matchAll(/([\d.]+)(ms|s|m|h)/g)].reduce((sum, [, count, unit]) => sum + Number(count) * (units[unit ?? ''] ?? 0), 0);
 }
 
 function checked(text: string, fail: (key: string, why: string) => never): string {

@@ -3,10 +3,14 @@ import { Agent as HttpAgent, request as httpRequest } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { rootCertificates } from 'node:tls';
-import { ClassifiedError, messageOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import type { RegistryHost } from './hosts.ts';
 
 const HEADER_TIMEOUT_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 10_000;
+/** Another connection a moment later would not do better: nobody listens, no such name, a certificate that is not trusted. */
+const UNREACHABLE =
+  /^(ENOTFOUND|ECONNREFUSED|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT|EPROTO|CERT_.*|SELF_SIGNED.*|DEPTH_ZERO.*|UNABLE_TO.*|ERR_(TLS|SSL)_.*)$/;
 const MAX_REDIRECTS = 5;
 const MAX_ERROR_BYTES = 1024;
 
@@ -18,10 +22,13 @@ export interface Ask {
   readonly signal: AbortSignal;
 }
 
+/** How a host is connected to. */
+export type Connection = Pick<RegistryHost, 'ca' | 'client' | 'skipVerify' | 'connectTimeoutMs'>;
+
 const plainAgent = new HttpAgent({ keepAlive: true, maxSockets: 32 });
 const agents = new Map<string, HttpsAgent>();
 
-function agentOf(host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify'>): HttpsAgent {
+function agentOf(host: Connection): HttpsAgent {
   // Files are read anew when their content changed: the key holds it.
   const ca = host.ca.map((path) => readFileSync(path, 'utf8'));
   const client = host.client.map(([cert, key]) => ({ cert: readFileSync(cert, 'utf8'), key: readFileSync(key ?? cert, 'utf8') }));
@@ -41,21 +48,24 @@ function agentOf(host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify'>): Http
 }
 
 /**
- * One request; redirects are followed, and what belongs to this host alone (Authorization, configured headers) does not go with them to another (S13).
- * unavailable: no answer. The body is the caller's to read or destroy.
+ * One request; redirects are followed, and what belongs to this host alone (Authorization, configured headers, client certificates) does not go with them
+ * to another (S13). unavailable: no answer; `detail.isUnreachable` where asking again is no use. The body is the caller's to read or destroy.
  */
-export async function ask(host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify'>, what: Ask): Promise<IncomingMessage> {
+export async function ask(host: Connection, what: Ask): Promise<IncomingMessage> {
   let { url, headers } = what;
+  let connection = host;
   for (let redirects = 0; ; redirects++) {
-    const response = await once(host, { ...what, url, headers });
+    const response = await once(connection, { ...what, url, headers });
     const location = response.headers.location;
     const status = response.statusCode ?? 0;
     if (location === undefined || ![301, 302, 303, 307, 308].includes(status)) return response;
     response.resume();
     if (redirects >= MAX_REDIRECTS) throw new ClassifiedError('unavailable', `${originOf(url)} redirects without end`);
     const next = new URL(location, url);
-    if (next.origin !== new URL(url).origin)
+    if (next.origin !== new URL(url).origin) {
       headers = Object.fromEntries(Object.entries(headers).filter(([name]) => /^(accept|range|user-agent)$/i.test(name)));
+      connection = { ...connection, client: [] };
+    }
     if (next.protocol !== 'https:' && next.protocol !== 'http:')
       throw new ClassifiedError('unavailable', `${originOf(url)} redirects to ${next.protocol}`);
     url = next.href;
@@ -64,22 +74,35 @@ export async function ask(host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify
 
 const originOf = (url: string): string => new URL(url).origin;
 
-function once(
-  host: Pick<RegistryHost, 'ca' | 'client' | 'skipVerify'>,
-  { method, url, headers, body, signal }: Ask,
-): Promise<IncomingMessage> {
+function once(host: Connection, { method, url, headers, body, signal }: Ask): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
-    const fail = (error: unknown): void =>
-      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error }));
+    let isLate = false;
     const isTls = url.startsWith('https:');
     const options = { method, headers: { 'user-agent': 'gantry', ...headers }, signal };
     const request = isTls ? httpsRequest(url, { ...options, agent: agentOf(host) }) : httpRequest(url, { ...options, agent: plainAgent });
-    request.setTimeout(HEADER_TIMEOUT_MS, () => request.destroy(new Error(`no answer within ${HEADER_TIMEOUT_MS} ms`)));
+    const within = (ms: number, what: string): NodeJS.Timeout =>
+      setTimeout(() => {
+        isLate = true;
+        request.destroy(new Error(`no ${what} within ${ms} ms`));
+      }, ms);
+    let timer = within(host.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, 'connection');
+    const connected = (): void => {
+      clearTimeout(timer);
+      timer = within(HEADER_TIMEOUT_MS, 'answer');
+    };
+    request.on('socket', (socket) => {
+      if (socket.connecting) socket.once(isTls ? 'secureConnect' : 'connect', connected);
+      else connected();
+    });
     request.on('response', (response) => {
-      request.setTimeout(0);
+      clearTimeout(timer);
       resolve(response);
     });
-    request.on('error', fail);
+    request.on('error', (error) => {
+      clearTimeout(timer);
+      const isUnreachable = isLate || UNREACHABLE.test(errnoOf(error) ?? '');
+      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail: { isUnreachable } }));
+    });
     request.end(body);
   });
 }

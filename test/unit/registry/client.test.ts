@@ -2,10 +2,12 @@ import { expect } from 'chai';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { createServer as createTcpServer } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { digestOf } from '../../../src/base/digest.ts';
+import { ClassifiedError } from '../../../src/base/errors.ts';
 import { newOp } from '../../../src/base/op.ts';
 import type { Credentials } from '../../../src/registry/auth.ts';
 import { parseChallenges } from '../../../src/registry/auth.ts';
@@ -36,7 +38,12 @@ describe('registry', () => {
     await from.blob(newOp('t', { timeoutMs: 20_000 }), descriptor, async () => {
       chunks = [];
       begun++;
-      return { write: async (chunk) => void chunks.push(chunk) };
+      return {
+        write: async (chunk) => void chunks.push(chunk),
+        commit: async () => {
+          if (!Buffer.concat(chunks).equals(blob)) throw new ClassifiedError('dataLoss', 'not the blob');
+        },
+      };
     });
     return { bytes: Buffer.concat(chunks), begun };
   };
@@ -171,6 +178,14 @@ describe('registry', () => {
     hosts('bad.example', 'sever = "x"\n');
     expect(() => hostsOf(dir, 'bad.example')).to.throw(`${dir}/bad.example/hosts.toml: sever: unknown key`);
     hosts('toml.example', 'server = \n');
+    for (const [key, value] of [
+      ['skip_verify', '"true"'],
+      ['capabilities', '["pul"]'],
+      ['dial_timeout', '"soon"'],
+    ] as const) {
+      hosts('value.example', `[host."https://m.example"]\n${key} = ${value}\n`);
+      expect(() => hostsOf(dir, 'value.example')).to.throw(`host."https://m.example".${key}: `);
+    }
     expect(() => hostsOf(dir, 'toml.example')).to.throw('toml.example/hosts.toml: ');
     hosts('_default', '[host."https://m.example"]\nskip_verify = true\nca = "ca.pem"\nclient = [["c.pem", "k.pem"]]\n');
     const [first, second] = hostsOf(dir, 'any.example');
@@ -183,6 +198,68 @@ describe('registry', () => {
     expect(first?.client).to.deep.equal([[join(dir, '_default', 'c.pem'), join(dir, '_default', 'k.pem')]]);
     expect(second).to.deep.include({ url: 'https://any.example/v2', namespace: undefined });
     expect(hostsOf('/nowhere', 'docker.io').map(({ url }) => url)).to.deep.equal(['https://registry-1.docker.io/v2']);
+  });
+
+  it('tries a token once that opens nothing, though the token server gives out new ones for ever', async () => {
+    let given = 0;
+    const host = await serve((request, response) => {
+      if (request.url?.startsWith('/token')) return void response.end(`{"token":"t${++given}"}`);
+      response
+        .writeHead(401, { 'www-authenticate': `Bearer realm="http://${request.headers.host}/token",error="insufficient_scope"` })
+        .end();
+    });
+    const error = await getManifest(client(host, credentials)).catch((e: unknown) => e);
+    expect(error).to.have.property('kind', 'permissionDenied');
+    expect(given).to.equal(1);
+    const babbling = await serve((request, response) => {
+      if (request.url?.startsWith('/token')) return void response.end('<html>');
+      response.writeHead(401, { 'www-authenticate': `Bearer realm="http://${request.headers.host}/token"` }).end();
+    });
+    const other = (await getManifest(client(babbling)).catch((e: unknown) => e)) as Error & { kind: string };
+    expect(other.kind).to.equal('unavailable');
+    expect(other.message).to.contain('its answer has no token');
+  });
+
+  it('asks the next host for what one serves corrupted, but not when our own disk fails', async () => {
+    let asked = 0;
+    const corrupting = await serve((_request, response) => {
+      asked++;
+      response.end(Buffer.alloc(blob.length));
+    });
+    const good = await serve((_request, response) => void response.end(blob));
+    hosts('two.example', `server = "http://${good}"\n[host."http://${corrupting}"]\n`);
+    expect((await getBlob(client('two.example'))).begun).to.equal(2);
+    asked = 0;
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    const begin = async (): Promise<never> => Promise.reject(full);
+    expect(
+      await client('two.example')
+        .blob(newOp('t'), descriptor, begin)
+        .catch((e: unknown) => e),
+    ).to.equal(full);
+    expect(asked).to.equal(1);
+  });
+
+  it('waits for a silent host as long as dial_timeout says, once, and then asks it last', async () => {
+    const good = await serve((request, response) =>
+      request.url?.includes('blobs') ? void response.end(blob) : serveManifest(request, response),
+    );
+    // It takes connections and never says a word of TLS.
+    const silent = createTcpServer();
+    const held: Socket[] = [];
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    silent.on('connection', (socket) => held.push(socket));
+    const { port } = silent.address() as AddressInfo;
+    hosts('slow.example', `server = "http://${good}"\n[host."https://127.0.0.1:${port}"]\ndial_timeout = "300ms"\n`);
+    const from = client('slow.example');
+    const startedMs = Date.now();
+    await getManifest(from);
+    await getBlob(from);
+    await getBlob(from);
+    expect(Date.now() - startedMs).to.be.within(280, 900);
+    expect(held).to.have.length(1);
+    for (const socket of held) socket.destroy();
+    silent.close();
   });
 
   it('reads challenges', () => {

@@ -50,7 +50,7 @@ export interface Images {
   list(): readonly Image[];
   /** Single flight per reference; returns the image's id. */
   pull(op: Op, ref: string, auth: AuthConfig | undefined): Promise<Digest>;
-  /** Removes the image and all its names (CRI RemoveImage); failedPrecondition when pinned?; missing is ok. */
+  /** Removes the image and all its names (CRI RemoveImage); by whichever name; failedPrecondition when it is pinned; missing is ok. */
   remove(op: Op, ref: string): Promise<void>;
   fsUsage(): Promise<ImageFsUsage>;
   /** Raw OCI config JSON, for verbose ImageStatus. */

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { Digest } from '../base/digest.ts';
-import { notFound } from '../base/errors.ts';
+import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { detached, newOp, orOver } from '../base/op.ts';
@@ -30,7 +30,7 @@ export async function createImages(options: {
   log: Logger;
 }): Promise<Images & { close(): Promise<void> }> {
   const { config, content, snapshotter, log } = options;
-  const store = new ImageStore(join(config.root, 'images'), config.image.pinned);
+  const store = new ImageStore(join(config.root, 'images'), [config.image.pauseImage, ...config.image.pinned]);
   await store.load(log);
   const gate = new ImageGate();
   const tasks = new TaskSet(log);
@@ -68,6 +68,8 @@ export async function createImages(options: {
     async remove(_op: Op, ref) {
       const image = store.find(ref);
       if (image === undefined) return;
+      if (image.pinned)
+        throw new ClassifiedError('failedPrecondition', `remove image ${JSON.stringify(ref)}: it is pinned by the configuration`);
       await store.delete(image.id);
       collect();
     },
@@ -98,11 +100,20 @@ function credentialsOf(auth: AuthConfig | undefined, host: string): Credentials 
   const named = auth.serverAddress.replace(/^https?:\/\//, '').split('/')[0] ?? '';
   const dockerHub = new Set(['docker.io', 'index.docker.io', 'registry-1.docker.io']);
   if (named !== '' && named !== host && !(dockerHub.has(named) && dockerHub.has(host))) return undefined;
-  const [user = '', ...password] = auth.auth === '' ? [] : Buffer.from(auth.auth, 'base64').toString('utf8').replace(/\0+$/, '').split(':');
+  const both = auth.username === '' ? decoded(auth.auth) : { username: '', password: '' };
   return {
-    username: auth.username || user,
-    password: auth.password || password.join(':'),
+    username: auth.username || both.username,
+    password: auth.password || both.password,
     identityToken: auth.identityToken,
     registryToken: auth.registryToken,
   };
+}
+
+/** Docker pads it with NUL. invalidArgument, which does not repeat it, when it is not base64 of user:password. */
+function decoded(auth: string): { username: string; password: string } {
+  if (auth === '') return { username: '', password: '' };
+  const text = /^[A-Za-z0-9+/_-]+={0,2}$/.test(auth) ? Buffer.from(auth, 'base64').toString('utf8').replace(/\0+$/, '') : '';
+  const colon = text.indexOf(':');
+  if (colon < 0) throw invalidArgument('auth.auth', 'must be the base64 of user:password');
+  return { username: text.slice(0, colon), password: text.slice(colon + 1) };
 }

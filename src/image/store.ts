@@ -3,10 +3,11 @@ import { join } from 'node:path';
 import type { Digest } from '../base/digest.ts';
 import { hexOf, isDigest } from '../base/digest.ts';
 import { invalidArgument, messageOf } from '../base/errors.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import { readJson, writeJson } from '../os/atomic-file.ts';
 import type { Image, ImageConfig } from './image.ts';
-import { digestName, parseReference, tagName } from './reference.ts';
+import { digestName, parseReference } from './reference.ts';
 
 /** What is on disk of an image: written after all its data, with fsync (R8). */
 export interface ImageRecord {
@@ -23,6 +24,13 @@ export interface ImageRecord {
   readonly config: ImageConfig;
 }
 
+/** The full name that a reference is kept under; with a digest its tag is only a comment. invalidArgument. */
+function nameOf(text: string): string {
+  const reference = parseReference(text);
+  const { host, repository, tag = 'latest', digest } = reference;
+  return digest === undefined ? `${host}/${repository}:${tag}` : digestName(reference, digest);
+}
+
 const SHORT_ID = /^[0-9a-f]{6,64}$/;
 
 /** Image records, `<dir>/<hex>.json`, all in memory. A name belongs to one image: it moves with the pull that gives it to another. */
@@ -30,12 +38,16 @@ export class ImageStore {
   readonly #dir: string;
   readonly #isPinned: (image: ImageRecord) => boolean;
   readonly #records = new Map<Digest, ImageRecord>();
+  /** Held by writers: what one of them merges must not change under it. */
+  readonly #writing = new KeyedLock();
 
+  /** `pinned`: references as people write them, a trailing * matches the rest. */
   constructor(dir: string, pinned: readonly string[]) {
     this.#dir = dir;
+    const patterns = pinned.map((text) => (text.endsWith('*') ? text : nameOf(text)));
     this.#isPinned = (record) =>
       [...record.repoTags, ...record.repoDigests].some((name) =>
-        pinned.some((pattern) => (pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : name === pattern)),
+        patterns.some((pattern) => (pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : name === pattern)),
       );
   }
 
@@ -43,6 +55,8 @@ export class ImageStore {
   async load(log: Logger): Promise<void> {
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
     for (const file of await readdir(this.#dir)) {
+      // A writer that was killed before its rename.
+      if (file.endsWith('.tmp')) await rm(join(this.#dir, file), { force: true });
       if (!file.endsWith('.json')) continue;
       const path = join(this.#dir, file);
       try {
@@ -85,16 +99,13 @@ export class ImageStore {
 
   #byName(ref: string): ImageRecord | undefined {
     if (ref === '') throw invalidArgument('image.image', 'must not be empty');
-    const reference = parseReference(ref);
-    // With a digest the tag is only a comment.
-    const name = reference.digest === undefined ? tagName(reference) : digestName(reference, reference.digest);
-    return this.records().find(
-      ({ repoTags, repoDigests }) => name !== undefined && (repoTags.includes(name) || repoDigests.includes(name)),
-    );
+    const name = nameOf(ref);
+    return this.records().find(({ repoTags, repoDigests }) => repoTags.includes(name) || repoDigests.includes(name));
   }
 
   /** Adds an image or more names to it, and takes its tags from whichever image had them. */
   async put(record: ImageRecord): Promise<void> {
+    using _ = await this.#writing.lock('records');
     const known = this.#records.get(record.id);
     const union = (a: readonly string[] = [], b: readonly string[]): string[] => [...new Set([...a, ...b])].sort();
     const merged: ImageRecord = {
@@ -116,6 +127,7 @@ export class ImageStore {
   }
 
   async delete(id: Digest): Promise<void> {
+    using _ = await this.#writing.lock('records');
     this.#records.delete(id);
     await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });
   }

@@ -147,6 +147,20 @@ describe('image/store and content', () => {
     expect(readdirSync(dir).filter((name) => name.endsWith('.broken'))).to.have.length(1);
   });
 
+  it('keeps every name when they come at the same time, normalises pins, and clears what a killed writer left', async () => {
+    writeFileSync(join(dir, `${'e'.repeat(64)}.json.0123.tmp`), '{');
+    const store = new ImageStore(dir, ['short:1', 'pinned']);
+    await store.load(silentLogger);
+    expect(readdirSync(dir)).to.deep.equal([]);
+    const tags = ['docker.io/library/short:1', 'r.example/a:2', 'r.example/a:3'];
+    await Promise.all(tags.map((tag) => store.put(record('one', tag))));
+    expect(store.find('short:1')).to.deep.include({ repoTags: tags, pinned: true });
+    await store.put(record('two', 'docker.io/library/pinned:latest'));
+    expect(store.find(digestOf('two'))?.pinned).to.equal(true);
+    await store.put(record('two', 'docker.io/library/short:1'));
+    expect(store.find(digestOf('one'))?.pinned).to.equal(false);
+  });
+
   it('gives a blob its name only when it is what it should be, and leaves nothing otherwise (R8)', async () => {
     const content = await createLocalContent(dir);
     const op = newOp('t');

@@ -3,7 +3,7 @@ import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Gantry } from '../lib/gantry.ts';
 import { runCritest } from './critest.ts';
-import { startRegistry } from './image-registry.ts';
+import { startRegistry } from '../lib/docker-registry.ts';
 import { readPlan } from './plan.ts';
 
 const TOP = join(import.meta.dirname, '../..');

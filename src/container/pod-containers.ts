@@ -8,7 +8,7 @@ import { removeContainer } from './remove.ts';
 import { stopContainer } from './stop.ts';
 import { undoCreate } from './teardown.ts';
 
-const CREATE_PATIENCE_MS = 10_000;
+const CREATE_PATIENCE_MS = 5_000;
 
 /**
  * A create that still runs, or is being undone, makes cgroups below the pod's: the pod can't go before it. It ends by itself when it finds the sandbox not ready; one

@@ -3,7 +3,7 @@ import type { Op } from '../base/op.ts';
 import type { Digest } from '../base/digest.ts';
 import { errnoOf } from '../base/errors.ts';
 import { makeDirsInRoot } from '../os/in-root.ts';
-import { mount, umount } from '../os/mount.ts';
+import { mount, umountApart } from '../os/mount.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import type { ContainerPaths } from './record.ts';
 
@@ -44,9 +44,9 @@ function makeVolumeDir(rootfs: string, path: string): boolean {
   }
 }
 
-/** Undo of `mountRootfs`, and the bundle with it. Idempotent. */
+/** Undo of `mountRootfs`, and the bundle with it. Idempotent. On error what is still mounted, and all below it, is left for the next try (R28). */
 export async function removeRootfs(snapshotter: Snapshotter, op: Op, paths: ContainerPaths, key: string): Promise<void> {
-  await umount(paths.rootfs);
+  await umountApart(op, paths.rootfs);
   await rm(paths.bundle, { recursive: true, force: true });
   await snapshotter.remove(op, key);
 }

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { assert } from '../base/assert.ts';
-import { ClassifiedError, errnoOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
+import { throwIfOver, within } from '../base/op.ts';
 import { run } from './spawn.ts';
 import { MNT_DETACH, mount2, MS, setReadOnly, umount2, UMOUNT_NOFOLLOW } from './syscalls.ts';
 
@@ -71,18 +72,32 @@ export async function umount(target: string, options: { detach?: boolean } = {})
   }
 }
 
+const APART_TIMEOUT_MS = 10_000;
+
 /**
- * The same for a filesystem that may have to write much or ask a dead server first: a short-lived process unmounts, and is killed when the operation ends
- * (DESIGN 3.3). deadlineExceeded leaves the mount; the caller notes it and comes back (R28).
+ * The same for a filesystem that may have to write much or ask a dead server first: a short-lived process unmounts, and is killed when the operation ends or
+ * ten seconds are over (DESIGN 3.3). What hangs or stays busy is detached. On error the mount may be there still; the caller notes it and comes back (R28).
  */
 export async function umountApart(op: Op, target: string): Promise<void> {
-  while (mountsUnder(target).includes(target)) {
-    const tried = await run(op, { argv: ['umount', '--no-canonicalize', '--', target] });
-    if (tried.exitCode === 0) continue;
-    const detached = await run(op, { argv: ['umount', '--no-canonicalize', '--lazy', '--', target] });
-    if (detached.exitCode !== 0 && mountsUnder(target).includes(target)) {
-      throw new ClassifiedError('internal', `unmount ${target}: ${detached.stderr.toString('utf8').trim()}`);
-    }
+  const isMounted = (): boolean => mountsUnder(target).includes(target);
+  for (let busy = 0; isMounted();) {
+    const detach = busy >= BUSY_TRIES;
+    const failure = await umountOnce(op, target, detach);
+    if (failure === undefined || !isMounted()) continue;
+    throwIfOver(op);
+    if (detach) throw failure;
+    busy = failure.kind === 'deadlineExceeded' ? BUSY_TRIES : busy + 1;
+    await sleep(BUSY_WAIT_MS);
+  }
+}
+
+async function umountOnce(op: Op, target: string, detach: boolean): Promise<ClassifiedError | undefined> {
+  try {
+    const argv = ['umount', '--no-canonicalize', ...(detach ? ['--lazy'] : []), '--', target];
+    const { exitCode, stderr } = await run(within(op, APART_TIMEOUT_MS), { argv });
+    return exitCode === 0 ? undefined : new ClassifiedError('internal', `unmount ${target}: ${stderr.toString('utf8').trim()}`);
+  } catch (error) {
+    return wrap(`unmount ${target}`, error);
   }
 }
 

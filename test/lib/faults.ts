@@ -1,5 +1,6 @@
 import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import type { ServiceError } from '@grpc/grpc-js';
 import { findProgram } from '../../hack/images/programs.ts';
 import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
 import type { Gantry } from './gantry.ts';
@@ -80,6 +81,16 @@ export class HungPath implements AsyncDisposable {
     await umount(this.path, { detach: true });
   }
 }
+
+/** The error that a call is expected to end with. */
+export const failure = (call: Promise<unknown>): Promise<ServiceError> =>
+  call.then(
+    (value) => Promise.reject(new Error(`it succeeded: ${JSON.stringify(value)}`)),
+    (error: unknown) => error as ServiceError,
+  );
+
+export const percentile = (values: readonly number[], share: number): number =>
+  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? NaN;
 
 /** What is left of pods in a Gantry that has none any more: by name, so that a difference reads as a message. */
 export function remains(gantry: Gantry): string[] {

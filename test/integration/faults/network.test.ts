@@ -7,7 +7,7 @@ import type { ServiceError } from '@grpc/grpc-js';
 import { status as Code } from '@grpc/grpc-js';
 import type { PodSandboxConfig } from '../../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { Bed, eventually } from '../../lib/bed.ts';
-import { addresses, Faulty, faultyPlugin, remains } from '../../lib/faults.ts';
+import { addresses, failure, Faulty, faultyPlugin, remains } from '../../lib/faults.ts';
 import { pluginDir } from '../../lib/gantry.ts';
 
 const PATIENCE_SECONDS = 1;
@@ -44,11 +44,6 @@ describe('faults: network', function () {
 
   const podConfig = (name: string, change: PodSandboxConfig = {}): PodSandboxConfig =>
     bed.podConfig(name, { ...change, linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' } } } });
-  const failure = (call: Promise<unknown>): Promise<ServiceError> =>
-    call.then(
-      (value) => Promise.reject(new Error(`succeeded: ${JSON.stringify(value)}`)),
-      (error: unknown) => error as ServiceError,
-    );
   const run = (config: PodSandboxConfig, timeoutMs?: number) => bed.cri.runtime('runPodSandbox', { config }, timeoutMs);
   const pods = async () => (await bed.cri.runtime('listPodSandbox', {})).items;
 

@@ -1,8 +1,9 @@
-import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { ServiceError } from '@grpc/grpc-js';
 import { findProgram } from '../../hack/images/programs.ts';
 import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
+import { argvOf } from '../../src/os/process.ts';
 import type { Gantry } from './gantry.ts';
 import { pluginDir } from './gantry.ts';
 
@@ -127,15 +128,11 @@ export function addresses(gantry: Gantry): string[] {
   }
 }
 
-/** Monitors and runtimes: whatever names the state directory. */
+/** Monitors and runtimes: whatever names the state directory. What the daemon is just about to execute still has the daemon's own argv. */
 function processesOf(gantry: Gantry): string[] {
-  return readdirSync('/proc').flatMap((pid) => {
-    if (!/^\d+$/.test(pid) || Number(pid) === gantry.pid) return [];
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
-      return argv.includes(gantry.state) ? [`process ${pid} ${argv}`] : [];
-    } catch {
-      return [];
-    }
+  const own = argvOf(gantry.pid).join(' ');
+  return readdirSync('/proc').flatMap((name) => {
+    const argv = /^\d+$/.test(name) ? argvOf(Number(name)).join(' ') : '';
+    return argv.includes(gantry.state) && argv !== own ? [`process ${name} ${argv}`] : [];
   });
 }

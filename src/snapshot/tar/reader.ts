@@ -7,7 +7,8 @@ import { applyPax, parsePax } from './pax.ts';
 const MAX_EXTENSION_BYTES = 1 << 20;
 
 export interface TarSink {
-  entry(header: TarHeader): void;
+  /** `dataOffset`: where in the archive its content begins, a multiple of 512. */
+  entry(header: TarHeader, dataOffset: number): void;
   /** Content of the entry last told, in pieces. The buffer is the reader's again when this returns. */
   data(piece: Buffer): void;
   /** All content of the entry last told has come. */
@@ -25,6 +26,8 @@ export class TarReader {
   readonly #sink: TarSink;
   readonly #block = Buffer.alloc(BLOCK_BYTES);
   #blockFilled = 0;
+  /** Of the archive, up to the end of the block or content being read. */
+  #offset = 0;
   #zeroBlocks = 0;
   #contentLeft = 0;
   #paddingLeft = 0;
@@ -41,10 +44,10 @@ export class TarReader {
     for (let at = 0; at < chunk.length && this.#zeroBlocks < 2;) at += this.#step(chunk, at);
   }
 
+  /** Some programs leave out the last padding or blocks of zeros; Go's archive/tar, which most images were checked with, takes both. */
   end(): void {
     if (this.#zeroBlocks === 2) return;
-    if (this.#contentLeft > 0 || this.#paddingLeft > 0 || this.#blockFilled > 0 || this.#zeroBlocks > 0 || this.#isExtended())
-      throw corrupt('it ends too early');
+    if (this.#contentLeft > 0 || this.#blockFilled > 0 || this.#isExtended()) throw corrupt('it ends too early');
   }
 
   /** Consumes some of the chunk; how many bytes. */
@@ -94,6 +97,7 @@ export class TarReader {
   }
 
   #onBlock(block: Buffer): void {
+    this.#offset += BLOCK_BYTES;
     if (isZeroBlock(block)) {
       this.#zeroBlocks++;
       return;
@@ -106,9 +110,8 @@ export class TarReader {
     this.#pax = this.#longName = this.#longLink = undefined;
     if (header.sizeBytes < 0) throw corrupt('an entry has a negative size');
     const sizeBytes = hasContent(header.type) ? header.sizeBytes : 0;
-    this.#sink.entry({ ...header, sizeBytes });
-    this.#contentLeft = sizeBytes;
-    this.#paddingLeft = paddingOf(sizeBytes);
+    this.#sink.entry({ ...header, sizeBytes }, this.#offset);
+    this.#expect(sizeBytes);
     if (sizeBytes === 0) this.#sink.endEntry();
   }
 
@@ -117,9 +120,14 @@ export class TarReader {
     if (sizeBytes < 0 || sizeBytes > MAX_EXTENSION_BYTES)
       throw new ClassifiedError('resourceExhausted', `read layer tar: an extension header of ${sizeBytes} bytes`);
     this.#extension = { type, body: Buffer.alloc(sizeBytes), filled: 0 };
+    this.#expect(sizeBytes);
+    if (sizeBytes === 0) this.#endContent();
+  }
+
+  #expect(sizeBytes: number): void {
     this.#contentLeft = sizeBytes;
     this.#paddingLeft = paddingOf(sizeBytes);
-    if (sizeBytes === 0) this.#endContent();
+    this.#offset += sizeBytes + this.#paddingLeft;
   }
 }
 

@@ -2,7 +2,8 @@ import { expect } from 'chai';
 import { kindOf } from '../../../src/base/errors.ts';
 import type { TarHeader } from '../../../src/snapshot/tar/header.ts';
 import type { LayerChanges } from '../../../src/snapshot/tar/layer-filter.ts';
-import { LAYER_LIMITS, LayerFilter } from '../../../src/snapshot/tar/layer-filter.ts';
+import { LayerFilter } from '../../../src/snapshot/tar/layer-filter.ts';
+import { LAYER_LIMITS } from '../../../src/snapshot/tar/layer-rules.ts';
 import { TarReader } from '../../../src/snapshot/tar/reader.ts';
 
 const header = (name: string, more: Partial<TarHeader> = {}): TarHeader => ({

@@ -16,7 +16,7 @@ import { MAX_DOCUMENT_BYTES } from './manifest.ts';
 import { pullImage } from './pull.ts';
 import { parseReference } from './reference.ts';
 import { ImageGate } from './gate.ts';
-import { Slots } from './slots.ts';
+import { Slots } from '../base/slots.ts';
 import { ImageStore } from './store.ts';
 
 const PULL_TIMEOUT_MS = 3_600_000;

@@ -11,7 +11,7 @@ import type { Credentials } from '../registry/auth.ts';
 import { RepositoryClient } from '../registry/client.ts';
 import type { Document } from '../registry/client.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
-import type { Slots } from './slots.ts';
+import type { Slots } from '../base/slots.ts';
 import type { Descriptor, Index, Manifest } from './manifest.ts';
 import { choosePlatform, hostPlatform, MANIFEST_TYPES, MAX_DOCUMENT_BYTES, parseConfig, parseJson, parseManifest } from './manifest.ts';
 import type { Reference } from './reference.ts';

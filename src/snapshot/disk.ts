@@ -2,16 +2,16 @@ import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { detached, newOp } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
-import { Gate } from './gate.ts';
+import { Slots } from '../base/slots.ts';
 import type { Usage } from './snapshotter.ts';
 
 const MEASURE_TIMEOUT_MS = 60_000;
 const SYNC_TIMEOUT_MS = 600_000;
-const measuring = new Gate(2);
+const measuring = new Slots(2);
 
 /** Space and inodes of a tree, as the filesystem counts them; by a process, for a container may be changing the tree at that moment. */
 export async function measureTree(dir: string): Promise<Usage> {
-  using _ = await measuring.enter();
+  using _ = await measuring.take();
   const op = newOp('measure', { timeoutMs: MEASURE_TIMEOUT_MS });
   // The second walk finds everything in the kernel's caches.
   const size = await run(op, { argv: ['du', '-s', '-x', '-B1', '--', dir] });

@@ -12,7 +12,7 @@ import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { syncDir, writeJson } from '../os/atomic-file.ts';
 import { FilesystemSync, measureTree, UsageCache } from './disk.ts';
-import { Gate } from './gate.ts';
+import { Slots } from '../base/slots.ts';
 import type { OverlayOptions } from './overlay-mounts.ts';
 import { bindMounts, overlayMount, probeOverlay, ShortDir } from './overlay-mounts.ts';
 import type { Active, Layer } from './overlay-records.ts';
@@ -60,7 +60,7 @@ class OverlaySnapshotter implements Snapshotter {
   readonly #layersDir: string;
   readonly #shortDir: ShortDir;
   readonly #filesystem: FilesystemSync;
-  readonly #unpacking = new Gate(availableParallelism());
+  readonly #unpacking = new Slots(availableParallelism());
   readonly #layers = new Map<Digest, Layer>();
   /** Commits under way or waiting, by chainId. */
   readonly #committing = new Map<Digest, number>();
@@ -139,7 +139,7 @@ class OverlaySnapshotter implements Snapshotter {
   }
 
   async #unpack(op: Op, source: LayerSource, into: { fs: string; isBottom: boolean }): ReturnType<typeof unpackLayer> {
-    using _ = await this.#unpacking.enter();
+    using _ = await this.#unpacking.take();
     op.span.stage('unpack layer');
     return unpackLayer(op, source, into.fs, { tools: this.#parts.tools, isBottom: into.isBottom });
   }

@@ -1,4 +1,4 @@
-/** At most `count` at the same time, first come, first served. */
+/** At most `count` at the same time, first come, first served: `using _slot = await slots.take()`. */
 export class Slots {
   #free: number;
   readonly #waiting: Array<() => void> = [];

@@ -1,4 +1,4 @@
-import { byId } from '../base/ids.ts';
+import { byId, newestFirst } from '../base/ids.ts';
 import type { ContainerFilter__Output } from '../gen/cri/runtime/v1/ContainerFilter.ts';
 import type { ContainerDeps } from './deps.ts';
 import type { ContainerRecord } from './record.ts';
@@ -25,7 +25,7 @@ export function listContainers(deps: Pick<ContainerDeps, 'store'>, filter: Conta
         (!filter?.state || criState(record) === filter.state.state) &&
         labels.every(([key, value]) => record.config.labels[key] === value),
     )
-    .sort((a, b) => (BigInt(b.createdAtNs) > BigInt(a.createdAtNs) ? 1 : -1));
+    .sort(newestFirst);
 }
 
 /** Full id or unique prefix. notFound; invalidArgument when the prefix is not unique. */

@@ -1,9 +1,10 @@
 import type { ImageStatusRequest__Output } from '../gen/cri/runtime/v1/ImageStatusRequest.ts';
 import type { PullImageRequest__Output } from '../gen/cri/runtime/v1/PullImageRequest.ts';
 import type { RemoveImageRequest__Output } from '../gen/cri/runtime/v1/RemoveImageRequest.ts';
+import { inChunks } from './chunks.ts';
 import type { ServiceDeps } from './deps.ts';
 import type { ImageRows } from './server.ts';
-import { inChunks, serverStream } from './server-stream.ts';
+import { serverStream } from './server-stream.ts';
 import { unary } from './unary.ts';
 import * as validate from './validate/index.ts';
 import { filesystemView, imageView } from './view/image.ts';
@@ -14,7 +15,7 @@ export function imageService({ images }: Pick<ServiceDeps, 'images'>): ImageRows
   return {
     ListImages: unary(validate.listImages, (_op, { filter }) => ({ images: select(filter?.image?.image ?? '').map(imageView) })),
     StreamImages: serverStream(validate.streamImages, (_op, { filter }) =>
-      inChunks(select(filter?.image?.image ?? ''), (part) => ({ images: part.map(imageView) })),
+      inChunks(select(filter?.image?.image ?? ''), imageView, (images) => ({ images })),
     ),
     // An image that is not there is an empty answer, not an error (CRI, ImageStatus).
     ImageStatus: unary(validate.imageOf<ImageStatusRequest__Output>, async (_op, request) => {

@@ -25,9 +25,10 @@ import { removePodSandbox } from '../sandbox/remove.ts';
 import { runPodSandbox } from '../sandbox/run.ts';
 import { stopPodSandbox } from '../sandbox/stop.ts';
 import { podMetrics } from '../stats/pod-metrics.ts';
+import { inChunks, viewsOf } from './chunks.ts';
 import type { ServiceDeps } from './deps.ts';
 import type { RuntimeRows } from './server.ts';
-import { inChunks, serverStream } from './server-stream.ts';
+import { serverStream } from './server-stream.ts';
 import { unary } from './unary.ts';
 import * as validate from './validate/index.ts';
 import { containerStatusView, containerView } from './view/container.ts';
@@ -41,23 +42,27 @@ import { RUNTIME_NAME, RUNTIME_VERSION } from './version.ts';
 /** CRI RuntimeService: one row per RPC, from validator to use case to view. What has no row answers Unimplemented. */
 export function runtimeService({ sandboxes, containers, events, status, stats }: ServiceDeps): RuntimeRows {
   const containersOf = (sandboxId: string) => listContainers(containers, null).filter((record) => record.sandboxId === sandboxId);
+  // For lists of pods: once over all containers, not once per pod.
+  const containersByPod = () => Map.groupBy(listContainers(containers, null), (record) => record.sandboxId);
   const sandboxId = (id: string): string => fullId(() => findPodSandbox(sandboxes, id), id);
   const containerId = (id: string): string => fullId(() => findContainer(containers, id), id);
-  const statsOf = (filter: ContainerStatsFilter__Output | null) =>
-    running(
-      listContainers(containers, {
-        id: filter?.id ?? '',
-        state: null,
-        podSandboxId: filter?.podSandboxId ?? '',
-        labelSelector: filter?.labelSelector ?? {},
-      }),
-    ).map((record) => containerStatsView(stats, record));
-  const podStatsOf = (filter: PodSandboxStatsFilter__Output | null) =>
-    readyOnes(sandboxes, filter).map((record) => podSandboxStatsView(stats, record, running(containersOf(record.id))));
-  const podMetricsOf = () =>
-    readyOnes(sandboxes, null).map(async (record) =>
-      podMetricsView(await podMetrics(stats, measuredPod(stats.stateDir, record, containersOf(record.id)))),
-    );
+  const statsFor = (filter: ContainerStatsFilter__Output | null) =>
+    listContainers(containers, {
+      id: filter?.id ?? '',
+      state: null,
+      podSandboxId: filter?.podSandboxId ?? '',
+      labelSelector: filter?.labelSelector ?? {},
+    });
+  const statsView = (record: ContainerRecord) => containerStatsView(stats, record);
+  const podStatsView = () => {
+    const byPod = containersByPod();
+    return (record: PodSandboxRecord) => podSandboxStatsView(stats, record, byPod.get(record.id) ?? []);
+  };
+  const metricsView = () => {
+    const byPod = containersByPod();
+    return async (record: PodSandboxRecord) =>
+      podMetricsView(await podMetrics(stats, measuredPod(stats.stateDir, record, byPod.get(record.id) ?? [])));
+  };
   return {
     Version: unary(validate.version, () => ({
       version: '0.1.0',
@@ -93,7 +98,7 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
       items: listPodSandboxes(sandboxes, filter).map(podSandboxView),
     })),
     StreamPodSandboxes: serverStream(validate.streamPodSandboxes, (_op, { filter }) =>
-      inChunks(listPodSandboxes(sandboxes, filter), (part) => ({ podSandboxes: part.map(podSandboxView) })),
+      inChunks(listPodSandboxes(sandboxes, filter), podSandboxView, (podSandboxes) => ({ podSandboxes })),
     ),
 
     CreateContainer: unary(validate.createContainer, async (op, { podSandboxId, config }) => ({
@@ -115,7 +120,7 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
       containers: listContainers(containers, filter).map(containerView),
     })),
     StreamContainers: serverStream(validate.streamContainers, (_op, { filter }) =>
-      inChunks(listContainers(containers, filter), (part) => ({ containers: part.map(containerView) })),
+      inChunks(listContainers(containers, filter), containerView, (part) => ({ containers: part })),
     ),
     ContainerStatus: unary(validate.containerId<ContainerStatusRequest__Output>, (_op, request) => {
       const record = findContainer(containers, request.containerId);
@@ -140,23 +145,29 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     ContainerStats: unary(validate.containerId<ContainerStatsRequest__Output>, async (_op, request) => ({
       stats: await containerStatsView(stats, findContainer(containers, request.containerId)),
     })),
-    ListContainerStats: unary(validate.listContainerStats, async (_op, { filter }) => ({ stats: await Promise.all(statsOf(filter)) })),
-    StreamContainerStats: serverStream(validate.streamContainerStats, async function* (_op, { filter }) {
-      yield* inChunks(await Promise.all(statsOf(filter)), (part) => ({ containerStats: [...part] }));
-    }),
+    ListContainerStats: unary(validate.listContainerStats, async (_op, { filter }) => ({
+      stats: await viewsOf(statsFor(filter), statsView),
+    })),
+    StreamContainerStats: serverStream(validate.streamContainerStats, (_op, { filter }) =>
+      inChunks(statsFor(filter), statsView, (containerStats) => ({ containerStats })),
+    ),
     PodSandboxStats: unary(validate.podSandboxId<PodSandboxStatsRequest__Output>, async (_op, request) => {
       const record = findPodSandbox(sandboxes, request.podSandboxId);
-      return { stats: await podSandboxStatsView(stats, record, running(containersOf(record.id))) };
+      return { stats: await podSandboxStatsView(stats, record, containersOf(record.id)) };
     }),
-    ListPodSandboxStats: unary(validate.listPodSandboxStats, async (_op, { filter }) => ({ stats: await Promise.all(podStatsOf(filter)) })),
-    StreamPodSandboxStats: serverStream(validate.streamPodSandboxStats, async function* (_op, { filter }) {
-      yield* inChunks(await Promise.all(podStatsOf(filter)), (part) => ({ podSandboxStats: [...part] }));
-    }),
+    ListPodSandboxStats: unary(validate.listPodSandboxStats, async (_op, { filter }) => ({
+      stats: await viewsOf(readyOnes(sandboxes, filter), podStatsView()),
+    })),
+    StreamPodSandboxStats: serverStream(validate.streamPodSandboxStats, (_op, { filter }) =>
+      inChunks(readyOnes(sandboxes, filter), podStatsView(), (podSandboxStats) => ({ podSandboxStats })),
+    ),
     ListMetricDescriptors: unary(validate.listMetricDescriptors, () => ({ descriptors: metricDescriptors() })),
-    ListPodSandboxMetrics: unary(validate.listPodSandboxMetrics, async () => ({ podMetrics: await Promise.all(podMetricsOf()) })),
-    StreamPodSandboxMetrics: serverStream(validate.streamPodSandboxMetrics, async function* () {
-      yield* inChunks(await Promise.all(podMetricsOf()), (part) => ({ podSandboxMetrics: [...part] }));
-    }),
+    ListPodSandboxMetrics: unary(validate.listPodSandboxMetrics, async () => ({
+      podMetrics: await viewsOf(readyOnes(sandboxes, null), metricsView()),
+    })),
+    StreamPodSandboxMetrics: serverStream(validate.streamPodSandboxMetrics, () =>
+      inChunks(readyOnes(sandboxes, null), metricsView(), (podSandboxMetrics) => ({ podSandboxMetrics })),
+    ),
     GetContainerEvents: serverStream(validate.getContainerEvents, async function* (op) {
       using subscription = events.subscribe(op.signal);
       yield* subscription;
@@ -165,8 +176,6 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     }),
   };
 }
-
-const running = (records: readonly ContainerRecord[]): ContainerRecord[] => records.filter(({ state }) => state === 'running');
 
 const readyOnes = (sandboxes: ServiceDeps['sandboxes'], filter: PodSandboxStatsFilter__Output | null): PodSandboxRecord[] =>
   listPodSandboxes(sandboxes, { id: filter?.id ?? '', state: { state: 'SANDBOX_READY' }, labelSelector: filter?.labelSelector ?? {} });

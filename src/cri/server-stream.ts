@@ -1,19 +1,13 @@
-import { once } from 'node:events';
 import type { handleServerStreamingCall, ServerWritableStream } from '@grpc/grpc-js';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import type { Row } from './unary.ts';
 import { callOp, logFailure, serviceError } from './unary.ts';
 
-/** Records per message of a streamed list: some 10 KiB each at the worst stay far below the client's 4 MiB (P8). */
-const CHUNK_RECORDS = 200;
-
-/** A list in messages of bounded size; an empty list is one empty message's worth of nothing. */
-export function* inChunks<T, Message>(records: readonly T[], view: (part: readonly T[]) => Message): Generator<Message> {
-  for (let at = 0; at < records.length; at += CHUNK_RECORDS) yield view(records.slice(at, at + CHUNK_RECORDS));
-}
-
-/** A server-streaming RPC: writes what `work` yields at the pace of the client, and ends with it. */
+/**
+ * A server-streaming RPC: writes what `work` yields at the pace of the client, and ends with it. A message is asked for when the one before has left:
+ * a client that doesn't read costs one message.
+ */
 export function serverStream<Request, Valid, Response>(
   validate: (request: Request) => Valid,
   work: (op: Op, request: Valid) => AsyncIterable<Response> | Iterable<Response>,
@@ -26,7 +20,7 @@ export function serverStream<Request, Valid, Response>(
     const pump = async (): Promise<void> => {
       for await (const message of work(op, validate(call.request))) {
         if (abort.signal.aborted) return;
-        if (!call.write(message)) await once(call, 'drain', { signal: abort.signal });
+        await written(call, message, abort.signal);
       }
     };
     pump().then(
@@ -34,8 +28,21 @@ export function serverStream<Request, Valid, Response>(
       (error: unknown) => {
         if (abort.signal.aborted) return void call.end();
         logFailure(op, error);
-        call.destroy(Object.assign(new Error(), serviceError(error)));
+        // Not destroy(): grpc-js sends the status when the stream ends, and a destroyed one doesn't.
+        call.emit('error', Object.assign(new Error(), serviceError(error)));
       },
     );
   };
+}
+
+/** Resolves when HTTP/2 has taken the message, or the call is over: then grpc-js doesn't call back. */
+function written<Request, Response>(call: ServerWritableStream<Request, Response>, message: Response, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    signal.addEventListener('abort', done);
+    call.write(message, done);
+  });
 }

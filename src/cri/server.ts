@@ -83,8 +83,9 @@ function missing(name: string): Row<UntypedHandleCall> {
   );
   return (rpc, log) => {
     const handler = refuse(rpc, log) as handleUnaryCall<unknown, unknown>;
-    return ((call: Parameters<typeof handler>[0] & { destroy?: (error: Error) => void }, callback?: Parameters<typeof handler>[1]) => {
-      handler(call, callback ?? ((error) => call.destroy?.(Object.assign(new Error(), error))));
+    return ((call: Parameters<typeof handler>[0], callback?: Parameters<typeof handler>[1]) => {
+      // A stream's call has no callback; grpc-js ends it with the status of an error that it emits.
+      handler(call, callback ?? ((error) => call.emit('error', Object.assign(new Error(), error))));
     }) as UntypedHandleCall;
   };
 }

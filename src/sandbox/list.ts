@@ -1,4 +1,4 @@
-import { byId } from '../base/ids.ts';
+import { byId, newestFirst } from '../base/ids.ts';
 import type { PodSandboxFilter__Output } from '../gen/cri/runtime/v1/PodSandboxFilter.ts';
 import type { SandboxDeps } from './deps.ts';
 import type { PodSandboxRecord } from './record.ts';
@@ -20,7 +20,7 @@ export function listPodSandboxes(deps: Pick<SandboxDeps, 'store'>, filter: PodSa
         (!filter?.state || isReady(record) === (filter.state.state === 'SANDBOX_READY')) &&
         labels.every(([key, value]) => record.config.labels[key] === value),
     )
-    .sort((a, b) => (BigInt(b.createdAtNs) > BigInt(a.createdAtNs) ? 1 : -1));
+    .sort(newestFirst);
 }
 
 /** Full id or unique prefix. notFound; invalidArgument when the prefix is not unique. */

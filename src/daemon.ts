@@ -14,10 +14,11 @@ import { createPodContainers } from './container/pod-containers.ts';
 import type { ContainerRecord } from './container/record.ts';
 import { recoverContainers } from './container/recover.ts';
 import { createLocalContent } from './content/local.ts';
+import { weightOf } from './cri/chunks.ts';
 import { createCriServer } from './cri/server.ts';
 import { imageService } from './cri/image-service.ts';
 import { runtimeService } from './cri/runtime-service.ts';
-import { eventView } from './cri/view/event.ts';
+import { publisher } from './cri/view/event.ts';
 import { Bus } from './events/bus.ts';
 import type { ContainerEventResponse } from './gen/cri/runtime/v1/ContainerEventResponse.ts';
 import { createImages } from './image/images.ts';
@@ -58,7 +59,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   stack.defer(() => network.close());
   const handlers = await createHandlers(config, log);
   const sampler = createSampler();
-  const bus = new Bus<ContainerEventResponse>();
+  const bus = new Bus<ContainerEventResponse>({ sizeOf: weightOf });
 
   const shared = {
     stateDir: config.state,
@@ -74,7 +75,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   stack.defer(() => containerStore.close());
   stack.defer(() => sandboxStore.close());
   const patience = { minPatienceMs: config.operation.patienceMs };
-  const stores = { sandboxes: sandboxStore, containers: containerStore };
+  const tell = publisher(bus, { sandboxes: sandboxStore, containers: containerStore });
 
   const containers: ContainerDeps = {
     ...shared,
@@ -86,8 +87,9 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     snapshotter,
     sampler,
     exits: new Map(),
+    starts: new Map(),
     sandbox: (id) => findPodSandbox(sandboxes, id),
-    emit: (type, record) => bus.publish(eventView(stores, type, { containerId: record.id, sandboxId: record.sandboxId })),
+    emit: tell.container,
   };
   const sandboxes: SandboxDeps = {
     ...shared,
@@ -99,7 +101,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     pause: createPauseProcess(containers, config.image.pauseImage),
     emit: (type, record) => {
       if (type === 'deleted') sampler.unregister(record.id);
-      bus.publish(eventView(stores, type, { containerId: record.id, sandboxId: record.id }));
+      tell.sandbox(type, record);
     },
   };
 
@@ -125,6 +127,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
       cgroupDriver: config.cgroup.driver === 'systemd' ? ('SYSTEMD' as const) : ('CGROUPFS' as const),
       info: { config, cgroups: shared.cgroupMode },
       inFlight: () => [...sandboxes.operations.list(), ...containers.operations.list()],
+      events: bus,
     },
   };
   const server = await createCriServer({ runtime: runtimeService(services), image: imageService(services), log });

@@ -36,6 +36,8 @@ export interface ContainerDeps {
   readonly sampler: Sampled;
   /** Settles when the container's exit is in its record. */
   readonly exits: Map<string, Promise<void>>;
+  /** Starts under way; each settles when its outcome is in the record and told. */
+  readonly starts: Map<string, Promise<void>>;
   handler(name: string): Runtime;
   /** The live record of a sandbox; notFound. */
   sandbox(id: string): PodSandboxRecord;

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../base/errors.ts';
 import { nowNs } from '../base/ids.ts';
 import type { ContainerDeps } from './deps.ts';
@@ -5,12 +6,18 @@ import type { ContainerExit, ContainerRecord } from './record.ts';
 import { moved } from './record.ts';
 import { cleanupOp, endProcesses } from './teardown.ts';
 
+/** How long an exit waits for the start that it overtook. */
+const START_PATIENCE_MS = 10_000;
+
 /** Waits for init's end in the background, whoever started it, and puts it into the record. Once per container and daemon. */
 export function watchExit(deps: ContainerDeps, record: ContainerRecord): void {
   const { process } = record;
   if (process === undefined || deps.exits.has(record.id)) return;
   const settled = (async () => {
     const exit = await deps.handler(record.runtimeHandler).waitExit(record.id, process);
+    // An init that ended at once: its start is told first, unless the runtime is stuck in it.
+    const starting = deps.starts.get(record.id);
+    if (starting) await Promise.race([starting, sleep(START_PATIENCE_MS, undefined, { ref: false })]);
     await exited(deps, record.id, {
       exitCode: exit.exitCode,
       finishedAtNs: String(exit.exitedAtNs),
@@ -27,8 +34,10 @@ export async function exited(deps: ContainerDeps, id: string, exit: ContainerExi
   if (record === undefined || record.exit !== undefined || record.state === 'creating' || record.state === 'removing') return;
   deps.sampler.unregister(id);
   const done: ContainerRecord = { ...moved(record, 'exited'), exit };
-  await deps.store.put(done);
+  const saved = deps.store.put(done);
+  // In memory it is a fact; a full disk doesn't keep it from being told.
   deps.emit('stopped', done);
+  await saved;
   deps.tasks.start(`end container ${id}`, async () => {
     using _ = await deps.locks.lock(id);
     if (deps.store.get(id)?.state === 'exited') await endProcesses(deps, cleanupOp(deps, 'end'), done);

@@ -4,6 +4,7 @@ import type { Op } from '../base/op.ts';
 import type { ContainerDeps } from './deps.ts';
 import { exited } from './exit.ts';
 import { findContainer } from './list.ts';
+import type { ContainerRecord } from './record.ts';
 import { moved } from './record.ts';
 
 /** CRI StartContainer. failedPrecondition unless the container is `created` in a ready sandbox; when the start fails it is `exited` with that reason. */
@@ -18,18 +19,30 @@ export async function startContainer(deps: ContainerDeps, op: Op, id: string): P
     throw new ClassifiedError('failedPrecondition', `start container ${full}: pod sandbox ${record.sandboxId} is not ready`);
   }
   op.span.stage('runtime start');
+  const starting = Promise.withResolvers<void>();
+  deps.starts.set(full, starting.promise);
+  try {
+    await start(deps, op, record);
+  } finally {
+    deps.starts.delete(full);
+    starting.resolve();
+  }
+}
+
+async function start(deps: ContainerDeps, op: Op, record: ContainerRecord): Promise<void> {
+  const { id } = record;
   const startedAtNs = String(nowNs());
   try {
-    await deps.handler(record.runtimeHandler).start(op, full);
+    await deps.handler(record.runtimeHandler).start(op, id);
   } catch (error) {
-    await exited(deps, full, { exitCode: 128, finishedAtNs: String(nowNs()), reason: 'StartError', message: messageOf(error) });
+    await exited(deps, id, { exitCode: 128, finishedAtNs: String(nowNs()), reason: 'StartError', message: messageOf(error) });
     throw error;
   }
-  // An init that ended at once may be `exited` already; its start is still told first.
-  const current = deps.store.get(full) ?? record;
+  // Whoever ended it meanwhile (a stop) has told that already; otherwise an exit waits for this.
+  const current = deps.store.get(id) ?? record;
   if (current.state === 'created') {
     const running = { ...moved(current, 'running'), startedAtNs };
-    if (running.cgroupPath !== '') deps.sampler.register(full, running.cgroupPath);
+    if (running.cgroupPath !== '') deps.sampler.register(id, running.cgroupPath);
     await deps.store.put(running);
     deps.emit('started', running);
   } else {

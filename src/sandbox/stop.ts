@@ -13,8 +13,11 @@ export async function stopPodSandbox(deps: SandboxDeps, op: Op, id: string): Pro
   const stopped = moved(record, record.state === 'unknown' ? 'unknown' : 'notReady');
   await deps.store.put(stopped);
   op.span.stage('quiesce');
-  await quiesce(deps, op, stopped);
-  const done = { ...moved(stopped, 'notReady'), networkBegun: false };
-  await deps.store.put(done);
-  if (record.state === 'ready') deps.emit('stopped', done);
+  try {
+    await quiesce(deps, op, stopped);
+    await deps.store.put({ ...moved(stopped, 'notReady'), networkBegun: false });
+  } finally {
+    // Also when something is left: it is NotReady for good, and the next attempt doesn't know that nobody was told.
+    if (record.state === 'ready') deps.emit('stopped', deps.store.get(id) ?? stopped);
+  }
 }

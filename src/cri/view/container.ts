@@ -14,7 +14,8 @@ export function containerView(record: ContainerRecord): Container {
     id: record.id,
     podSandboxId: record.sandboxId,
     metadata: config.metadata,
-    image: config.image,
+    // Clients read on without looking: one whose record could not be read has an image without a name.
+    image: config.image ?? { image: '' },
     imageRef: record.imageRef,
     imageId: record.imageId,
     state: criState(record),
@@ -39,7 +40,7 @@ export function containerStatusView(record: ContainerRecord): ContainerStatus {
     exitCode: exit?.exitCode ?? 0,
     reason: exit?.reason ?? '',
     message: exit?.message ?? record.failedSteps?.join('; ') ?? '',
-    image: config.image,
+    image: config.image ?? { image: '' },
     imageRef: record.imageRef,
     imageId: record.imageId,
     labels: config.labels,

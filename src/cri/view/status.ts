@@ -11,6 +11,8 @@ export interface RuntimeStatusSource {
   readonly info: Readonly<Record<string, unknown>>;
   /** Operations in flight with stage and age. */
   inFlight(): unknown;
+  /** Of GetContainerEvents: who listens, and what slow ones have lost. */
+  readonly events: { readonly subscribers: number; readonly dropped: number };
 }
 
 /** CRI Status. The default handler is listed under its name and under "", as kubelet looks it up. */
@@ -23,7 +25,7 @@ export function statusView(source: RuntimeStatusSource, verbose: boolean): Statu
         { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
       ],
     },
-    info: verbose ? { config: JSON.stringify(source.info), operations: JSON.stringify(source.inFlight()) } : {},
+    info: verbose ? verboseInfo(source) : {},
     runtimeHandlers: source.handlers.map(({ name, features: { recursiveReadOnlyMounts, userNamespaces } }) => ({
       name,
       features: { recursiveReadOnlyMounts, userNamespaces },
@@ -31,3 +33,9 @@ export function statusView(source: RuntimeStatusSource, verbose: boolean): Statu
     features: { supplementalGroupsPolicy: true },
   };
 }
+
+const verboseInfo = ({ info, inFlight, events: { subscribers, dropped } }: RuntimeStatusSource): Record<string, string> => ({
+  config: JSON.stringify(info),
+  operations: JSON.stringify(inFlight()),
+  events: JSON.stringify({ subscribers, dropped }),
+});

@@ -23,15 +23,50 @@ describe('events/bus (R24)', () => {
     ]);
   });
 
-  it('ends the stream of a subscriber that falls behind, counts it, and forgets it', async () => {
-    const bus = new Bus<number>();
-    using slow = bus.subscribe(new AbortController().signal);
-    for (let event = 0; event < 5000; event++) bus.publish(event);
+  const seenBy = async (events: AsyncIterable<number>): Promise<number> => {
     let seen = 0;
-    for await (const _ of slow) seen++;
+    for await (const _ of events) seen++;
+    return seen;
+  };
+
+  it('ends the stream of a subscriber that falls behind, counts what it lost, holds nothing for it, and spares the others', async () => {
+    const bus = new Bus<number>();
+    const abort = new AbortController();
+    using slow = bus.subscribe(new AbortController().signal);
+    using quick = bus.subscribe(abort.signal);
+    const events = quick[Symbol.asyncIterator]();
+    for (let event = 0; event < 5000; event++) {
+      bus.publish(event);
+      expect((await events.next()).value).to.equal(event);
+    }
     expect(slow.overflowed).to.equal(true);
-    expect(seen).to.equal(4096);
-    expect(bus.dropped).to.equal(1);
+    expect(await seenBy(slow)).to.equal(0);
+    expect(bus.dropped).to.equal(4097);
+    expect(bus.subscribers).to.equal(1);
+    expect(quick.overflowed).to.equal(false);
+    abort.abort();
+    expect((await events.next()).done).to.equal(true);
+  });
+
+  it('counts bytes too; one event fits however large it is', async () => {
+    const bus = new Bus<number>({ sizeOf: (size) => size, maxQueuedBytes: 100 });
+    using one = bus.subscribe(new AbortController().signal);
+    bus.publish(1000);
+    const events = one[Symbol.asyncIterator]();
+    expect((await events.next()).value).to.equal(1000);
+    bus.publish(60);
+    bus.publish(40);
+    expect(one.overflowed).to.equal(false);
+    bus.publish(1);
+    expect(one.overflowed).to.equal(true);
+    expect(bus.dropped).to.equal(3);
+  });
+
+  it('forgets a subscriber that goes', () => {
+    const bus = new Bus<number>();
+    bus.subscribe(new AbortController().signal)[Symbol.dispose]();
     expect(bus.subscribers).to.equal(0);
+    bus.publish(1);
+    expect(bus.dropped).to.equal(0);
   });
 });

@@ -22,6 +22,7 @@ import { specInput } from './spec-input.ts';
 import { parseSignal } from './signal.ts';
 import { undoCreate } from './teardown.ts';
 import { userOf } from './user.ts';
+import { checkMapped, checkUserNamespace, podIdmap, podRoot } from './user-namespace.ts';
 import { watchExit } from './exit.ts';
 
 /**
@@ -56,8 +57,10 @@ export async function createContainer(deps: ContainerDeps, op: Op, sandboxId: st
 }
 
 async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, config: ContainerConfig__Output): Promise<ContainerRecord> {
+  checkUserNamespace(sandbox, config);
   const image = imageOf(deps, config);
   const runtime = deps.handler(sandbox.runtimeHandler);
+  const idmap = podIdmap(deps.stateDir, sandbox);
   let record = newRecord(deps, { sandbox, config, image });
   const paths = containerPaths(deps.stateDir, record.id);
 
@@ -68,13 +71,14 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
 
   op.span.stage('snapshot');
   const [mounts] = await allDone([
-    mountImageVolumes(deps, op, record).then((sources) => resolveMounts(op, config.mounts, sources)),
-    mountRootfs(deps.snapshotter, op, paths, { key: record.id, topLayer: image.topLayer }),
+    mountImageVolumes(deps, op, record, idmap).then((sources) => resolveMounts(op, config.mounts, sources)),
+    mountRootfs(deps.snapshotter, op, paths, { key: record.id, topLayer: image.topLayer, idmap }),
   ]);
 
   op.span.stage('spec');
-  makeVolumeDirs(op, paths.rootfs, image.config.volumes);
+  makeVolumeDirs(op, paths.rootfs, image.config.volumes, podRoot(idmap));
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
+  checkMapped(record.user, idmap);
   const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   if (record.logPath !== '') await prepareLog(sandbox.config.logDirectory, config.logPath);

@@ -5,10 +5,12 @@ import type { Op } from '../base/op.ts';
 import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { Image } from '../image/image.ts';
 import { directoryInRoot } from '../os/in-root.ts';
-import { mount, umount } from '../os/mount.ts';
+import { umount } from '../os/mount.ts';
 import type { ContainerDeps } from './deps.ts';
+import type { RootfsIdmap } from '../snapshot/snapshotter.ts';
 import type { ContainerRecord, ImageVolume } from './record.ts';
 import { containerPaths } from './record.ts';
+import { mountSnapshot } from './rootfs.ts';
 
 type Deps = Pick<ContainerDeps, 'images' | 'snapshotter' | 'stateDir'>;
 type Holder = Pick<ContainerRecord, 'id' | 'config' | 'imageVolumes'>;
@@ -31,15 +33,20 @@ function imageOf(images: Deps['images'], ref: string, index: number): Image {
  * A read-only view of each image, mounted in the bundle; while it exists no collection takes the layers. Resolves to the host paths to bind, by position in `config.mounts`:
  * the view itself, or the directory `image_sub_path` inside it. invalidArgument when the image has no such directory.
  */
-export async function mountImageVolumes(deps: Deps, op: Op, record: Holder): Promise<ReadonlyMap<number, string>> {
+export async function mountImageVolumes(
+  deps: Deps,
+  op: Op,
+  record: Holder,
+  idmap: RootfsIdmap | undefined,
+): Promise<ReadonlyMap<number, string>> {
   const sources = new Map<number, string>();
   for (const { index, imageId } of record.imageVolumes ?? []) {
     const target = targetOf(deps, record.id, index);
     const { topLayer } = imageOf(deps.images, imageId, index);
     try {
       await mkdir(target, { recursive: true, mode: 0o711 });
-      for (const { type, source, flags, data } of await deps.snapshotter.view(op, keyOf(record.id, index), topLayer))
-        mount({ type, source, target, flags: [...flags, 'nosuid', 'nodev'], data });
+      const specs = await deps.snapshotter.view(op, keyOf(record.id, index), topLayer, idmap);
+      mountSnapshot(specs, { target, layers: containerPaths(deps.stateDir, record.id).layers, flags: ['nosuid', 'nodev'] });
     } catch (error) {
       // The word that kubelet looks for (cri-api, pkg/errors).
       throw wrap(`ImageVolumeMountFailed: config.mounts[${index}].image`, error);

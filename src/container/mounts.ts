@@ -1,4 +1,4 @@
-import { ClassifiedError, wrap } from '../base/errors.ts';
+import { wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { Mount__Output } from '../gen/cri/runtime/v1/Mount.ts';
 import { hostPathMkdir, hostPathStat } from '../os/path-task.ts';
@@ -22,14 +22,13 @@ export async function resolveMounts(
 }
 
 async function resolve(op: Op, mount: Mount__Output, field: string): Promise<ResolvedMount> {
-  if (mount.uidMappings.length > 0 || mount.gidMappings.length > 0) {
-    throw new ClassifiedError('unimplemented', `${field}.uidMappings: user namespaces are not built yet`);
-  }
   return {
     containerPath: mount.containerPath,
     source: await hostSource(op, mount.hostPath, field),
     readOnly: mount.readonly,
     recursiveReadOnly: mount.recursiveReadOnly,
+    uidMappings: mount.uidMappings,
+    gidMappings: mount.gidMappings,
     propagation:
       mount.propagation === 'PROPAGATION_BIDIRECTIONAL'
         ? 'rshared'

@@ -11,7 +11,8 @@ import type { ContainerDeps } from './deps.ts';
 import { pauseSpec } from './oci-spec/pause.ts';
 import { containerPaths } from './record.ts';
 import { mountRootfs, removeRootfs } from './rootfs.ts';
-import { cgroupsPathOf, podNamespaces } from './spec-input.ts';
+import { cgroupsPathOf, podNamespaces, podUserNamespace } from './spec-input.ts';
+import { podIdmap } from './user-namespace.ts';
 
 /**
  * The process that holds a pod-shared PID namespace: the pause image's, built with the same parts as a container but listed nowhere.
@@ -24,13 +25,18 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
       const image = await imageOf(deps, op, pauseImage);
       const runtime = deps.handler(sandbox.runtimeHandler);
       const paths = containerPaths(deps.stateDir, sandbox.id);
-      await mountRootfs(deps.snapshotter, op, paths, { key: sandbox.id, topLayer: image.topLayer });
+      await mountRootfs(deps.snapshotter, op, paths, {
+        key: sandbox.id,
+        topLayer: image.topLayer,
+        idmap: podIdmap(deps.stateDir, sandbox),
+      });
       const args = [...image.config.entrypoint, ...image.config.cmd];
       const spec = pauseSpec({
         id: sandbox.id,
         args: args.length > 0 ? args : ['/pause'],
         rootfsPath: paths.rootfs,
         namespaces: podNamespaces(deps, sandbox),
+        userNamespace: podUserNamespace(deps, sandbox),
         cgroupsPath: cgroupsPathOf(deps, sandbox, sandbox.id),
         seccomp: (await runtime.features()).seccomp,
         daemon: deps.facts,

@@ -75,11 +75,13 @@ export interface ContainerPaths {
   /** The OCI bundle; gone after a reboot. */
   readonly bundle: string;
   readonly rootfs: string;
+  /** Where the image's layers are mounted for a moment while an idmapped rootfs is made of them. */
+  readonly layers: string;
   /** Below it the views of images that are mounted as volumes, by position in `config.mounts`. */
   readonly imageVolumes: string;
 }
 
 export function containerPaths(stateDir: string, id: string): ContainerPaths {
   const bundle = join(stateDir, 'containers', id);
-  return { bundle, rootfs: join(bundle, 'rootfs'), imageVolumes: join(bundle, 'image-volumes') };
+  return { bundle, rootfs: join(bundle, 'rootfs'), layers: join(bundle, 'layers'), imageVolumes: join(bundle, 'image-volumes') };
 }

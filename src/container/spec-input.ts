@@ -3,7 +3,7 @@ import { hostname as hostHostname } from 'node:os';
 import { ClassifiedError, errnoOf, invalidArgument, messageOf } from '../base/errors.ts';
 import type { Image } from '../image/image.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
-import { namespaceMode, usesHostNetwork } from '../sandbox/record.ts';
+import { namespaceMode, userMappings, usesHostNetwork } from '../sandbox/record.ts';
 import { podPaths } from '../sandbox/paths.ts';
 import type { ContainerDeps } from './deps.ts';
 import { allHostDevices, askedDevices } from './host-devices.ts';
@@ -35,6 +35,7 @@ export async function specInput(
     rootfsPath: containerPaths(deps.stateDir, record.id).rootfs,
     hostname: usesHostNetwork(sandbox.config) ? hostHostname() : sandbox.config.hostname,
     namespaces: { ...podNamespaces(deps, sandbox), pid: pidNamespace(deps, record, sandbox) },
+    userNamespace: podUserNamespace(deps, sandbox),
     user: record.user,
     cgroupsPath: cgroupsPathOf(deps, sandbox, record.id),
     mounts,
@@ -56,6 +57,11 @@ export function podNamespaces(deps: Pick<ContainerDeps, 'stateDir'>, sandbox: Po
     ipc: namespaceMode(sandbox.config, 'ipc') === 'NODE' ? 'host' : { path: `${namespaces}/ipc` },
     pid: {},
   };
+}
+
+export function podUserNamespace(deps: Pick<ContainerDeps, 'stateDir'>, sandbox: PodSandboxRecord): SpecInput['userNamespace'] {
+  const mappings = userMappings(sandbox.config);
+  return mappings && { path: podPaths(deps.stateDir, sandbox.id).user, ...mappings };
 }
 
 function pidNamespace(deps: ContainerDeps, record: ContainerRecord, sandbox: PodSandboxRecord): NamespaceChoice {

@@ -1,4 +1,4 @@
-import { closeSync, mkdirSync, openSync, readlinkSync } from 'node:fs';
+import { closeSync, lchownSync, mkdirSync, openSync, readlinkSync } from 'node:fs';
 import { errnoOf } from '../base/errors.ts';
 import { O_DIRECTORY, O_PATH, openat2, RESOLVE } from './syscalls.ts';
 
@@ -35,10 +35,10 @@ export function directoryInRoot(root: string, path: string): string | undefined 
 }
 
 /**
- * `mkdir -p` inside the tree at `root`: existing symlinks are followed, but never out of it; what is missing belongs to root, mode 0755.
+ * `mkdir -p` inside the tree at `root`: existing symlinks are followed, but never out of it; what is missing belongs to `owner`, mode 0755.
  * false: something that is no directory, or a symlink to nothing, is in the way.
  */
-export function makeDirsInRoot(root: string, path: string): boolean {
+export function makeDirsInRoot(root: string, path: string, owner: { uid: number; gid: number } = { uid: 0, gid: 0 }): boolean {
   const rootFd = openSync(root, O_PATH | O_DIRECTORY);
   let parent = rootFd;
   try {
@@ -47,7 +47,7 @@ export function makeDirsInRoot(root: string, path: string): boolean {
       const below = names.slice(0, depth + 1).join('/');
       let fd = openInRoot(rootFd, below, O_PATH | O_DIRECTORY);
       if (fd === undefined) {
-        if (names[depth] === '..' || !makeDir(`/proc/self/fd/${parent}/${names[depth]}`)) return false;
+        if (names[depth] === '..' || !makeDir(`/proc/self/fd/${parent}/${names[depth]}`, owner)) return false;
         fd = openInRoot(rootFd, below, O_PATH | O_DIRECTORY);
         if (fd === undefined) return false;
       }
@@ -62,9 +62,10 @@ export function makeDirsInRoot(root: string, path: string): boolean {
 }
 
 // The last part of a path is never followed by mkdir(2): a symlink there is EEXIST.
-function makeDir(path: string): boolean {
+function makeDir(path: string, { uid, gid }: { uid: number; gid: number }): boolean {
   try {
     mkdirSync(path, { mode: 0o755 });
+    if (uid !== 0 || gid !== 0) lchownSync(path, uid, gid);
     return true;
   } catch (error) {
     if (errnoOf(error) === 'EEXIST' || errnoOf(error) === 'ENAMETOOLONG') return false;

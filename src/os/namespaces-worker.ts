@@ -1,7 +1,7 @@
 import { closeSync, openSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import path from 'node:path';
 import { parentPort } from 'node:worker_threads';
-import { messageOf } from '../base/errors.ts';
+import { errnoOf, messageOf } from '../base/errors.ts';
 import type { NamespaceKind, NamespacesJob, NamespacesResult } from './namespaces.ts';
 import {
   AF_INET,
@@ -13,6 +13,7 @@ import {
   MS,
   setns,
   sethostname,
+  setThreadEuid,
   SOCK_DGRAM,
   socket,
   unshare,
@@ -32,20 +33,32 @@ class SysctlError extends Error {
   }
 }
 
-function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesJob['request']): void {
-  unshare(wanted.reduce((flags, kind) => flags | FLAGS[kind], 0));
+function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesJob['request'], holder: NamespacesJob['holder']): void {
   try {
+    if (holder === undefined) unshare(wanted.reduce((flags, kind) => flags | FLAGS[kind], 0));
+    else for (const kind of wanted) join(`/proc/${holder.pid}/ns/${kind}`, FLAGS[kind]);
     if (wanted.includes('uts') && hostname !== undefined) sethostname(hostname);
     if (wanted.includes('net')) loopbackUp();
-    for (const [key, value] of Object.entries(sysctls ?? {})) writeSysctl(key, value);
-    for (const kind of wanted) {
-      const pin = join(dir, kind);
-      closeSync(openSync(pin, 'wx', 0o444));
-      mount2(`/proc/thread-self/ns/${kind}`, pin, { type: '', flags: MS['bind'] ?? 0, data: '' });
-    }
+    for (const [key, value] of Object.entries(sysctls ?? {})) writeSysctl(key, value, holder?.rootUid);
+    for (const kind of wanted) pin(`/proc/thread-self/ns/${kind}`, path.join(dir, kind));
+    if (holder !== undefined) pin(`/proc/${holder.pid}/ns/user`, path.join(dir, 'user'));
   } finally {
     for (const kind of wanted) setns(own.get(kind) ?? -1, FLAGS[kind]);
   }
+}
+
+function join(namespace: string, flag: number): void {
+  const fd = openSync(namespace, 'r');
+  try {
+    setns(fd, flag);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function pin(namespace: string, target: string): void {
+  closeSync(openSync(target, 'wx', 0o444));
+  mount2(namespace, target, { type: '', flags: MS['bind'] ?? 0, data: '' });
 }
 
 function loopbackUp(): void {
@@ -58,20 +71,32 @@ function loopbackUp(): void {
 }
 
 // `net.ipv4.conf.eth0/1.x` style keys swap dots and slashes, as sysctl(8) does.
-function writeSysctl(key: string, value: string): void {
+function writeSysctl(key: string, value: string, rootUid: number | undefined): void {
   const firstSeparator = /[./]/.exec(key)?.[0];
-  const path = firstSeparator === '/' ? key : key.replace(/[./]/g, (separator) => (separator === '.' ? '/' : '.'));
+  const name = firstSeparator === '/' ? key : key.replace(/[./]/g, (separator) => (separator === '.' ? '/' : '.'));
+  const write = (): void => writeFileSync(path.join('/proc/sys', name), value, { flag: 'r+' });
   try {
-    writeFileSync(join('/proc/sys', path), value, { flag: 'r+' });
+    try {
+      write();
+    } catch (error) {
+      // The IPC namespace's files belong to the root of its user namespace (Linux 6.7), and no capability helps the host's.
+      if (rootUid === undefined || errnoOf(error) !== 'EACCES') throw error;
+      setThreadEuid(rootUid);
+      try {
+        write();
+      } finally {
+        setThreadEuid(0);
+      }
+    }
   } catch (error) {
     throw new SysctlError(key, error);
   }
 }
 
-parentPort?.on('message', ({ id, request }: NamespacesJob) => {
+parentPort?.on('message', ({ id, request, holder }: NamespacesJob) => {
   const answer = (result: NamespacesResult): void => parentPort?.postMessage(result);
   try {
-    create(request);
+    create(request, holder);
     answer({ id });
   } catch (error) {
     answer({ id, error: messageOf(error), ...(error instanceof SysctlError ? { field: error.field } : {}) });

@@ -5,6 +5,8 @@ import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { ClassifiedError, invalidArgument } from '../base/errors.ts';
 import { umount } from './mount.ts';
+import type { UserMappings } from './user-namespace.ts';
+import { holdUserNamespace, hostIdOf } from './user-namespace.ts';
 
 export type NamespaceKind = 'net' | 'ipc' | 'uts';
 
@@ -15,12 +17,15 @@ export interface NamespacesRequest {
   readonly hostname?: string;
   /** Written from inside: only those that belong to one of `kinds` reach no further than the pod. */
   readonly sysctls?: Readonly<Record<string, string>>;
+  /** Of a new user namespace that owns the others, pinned as `<dir>/user`. */
+  readonly user?: UserMappings;
 }
 
-/** To the worker and back. */
+/** To the worker and back. `holder`: the namespaces are there, in a process; its root is `rootUid` to us. */
 export interface NamespacesJob {
   readonly id: number;
   readonly request: NamespacesRequest;
+  readonly holder?: { readonly pid: number; readonly rootUid: number | undefined };
 }
 export type NamespacesResult = { readonly id: number; readonly error?: string; readonly field?: string };
 
@@ -81,28 +86,34 @@ function checkSysctl(key: string, value: string, kinds: readonly NamespaceKind[]
 }
 
 /**
- * New network, IPC and UTS namespaces without a process in them: pinned by bind mounts, `lo` up, hostname and sysctls set. A failure leaves nothing.
+ * New network, IPC, UTS and user namespaces without a process in them: pinned by bind mounts, `lo` up, hostname and sysctls set. A failure leaves nothing.
  * invalidArgument: a sysctl that does not exist, reaches beyond these namespaces or is refused by the kernel. alreadyExists: `dir` pins namespaces already, and
- * goes on to.
+ * goes on to. failedPrecondition: the kernel makes no user namespaces.
  */
 export async function createNamespaces(request: NamespacesRequest): Promise<void> {
-  assert(request.kinds.length > 0, 'at least one namespace is asked for');
+  assert(request.kinds.length > 0 || request.user !== undefined, 'at least one namespace is asked for');
   for (const [key, value] of Object.entries(request.sysctls ?? {})) checkSysctl(key, value, request.kinds);
   // Also the first work for libuv's pool, before our thread is ever elsewhere: threads that it started there would stay in a pod's namespaces.
   await mkdir(request.dir, { recursive: true, mode: 0o700 });
   if ((await readdir(request.dir)).length > 0) throw new ClassifiedError('alreadyExists', `create namespaces: ${request.dir} is not empty`);
+  try {
+    if (request.user === undefined) return await inWorker({ request });
+    await using process = await holdUserNamespace(request.kinds, request.user);
+    await inWorker({ request, holder: { pid: process.pid, rootUid: hostIdOf(request.user.uids, 0) } });
+  } catch (error) {
+    await removeNamespaces(request.dir);
+    throw error;
+  }
+}
+
+async function inWorker(job: Omit<NamespacesJob, 'id'>): Promise<void> {
   const id = nextId++;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const thread = namespaceWorker();
   pending.set(id, { resolve, reject });
   thread.ref();
-  thread.postMessage({ id, request } satisfies NamespacesJob);
-  try {
-    await promise;
-  } catch (error) {
-    await removeNamespaces(request.dir);
-    throw error;
-  }
+  thread.postMessage({ id, ...job } satisfies NamespacesJob);
+  await promise;
 }
 
 const NSFS_MAGIC = 0x6e736673;

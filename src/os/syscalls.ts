@@ -41,6 +41,9 @@ const c = {
   syscall1: libc.func('long syscall(long number, int a, unsigned int b)'),
   pidfdSendSignal: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'unsigned int']),
   openat2: libc.func('syscall', 'long', ['long', 'int', 'str', 'void *', 'size_t']),
+  openTree: libc.func('syscall', 'long', ['long', 'int', 'str', 'unsigned int']),
+  moveMount: libc.func('syscall', 'long', ['long', 'int', 'str', 'int', 'str', 'unsigned int']),
+  setresuid: libc.func('syscall', 'long', ['long', 'int', 'int', 'int']),
   mountSetattr: libc.func('syscall', 'long', ['long', 'int', 'str', 'unsigned int', 'void *', 'size_t']),
   waitid: libc.func('int waitid(int type, int id, void *info, int options)'),
   pipe2: libc.func('int pipe2(void *fds, int flags)'),
@@ -64,7 +67,8 @@ const c = {
 };
 
 /** These are the same on every architecture. */
-const SYS = { pidfdSendSignal: 424, pidfdOpen: 434, openat2: 437, mountSetattr: 442 } as const;
+const SYS = { pidfdSendSignal: 424, openTree: 428, moveMount: 429, pidfdOpen: 434, openat2: 437, mountSetattr: 442 } as const;
+const SYS_SETRESUID = ARM64 ? 147 : 117;
 
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
@@ -111,6 +115,27 @@ export function setReadOnly(target: string, recursive: boolean): void {
   check(Number(c.mountSetattr(SYS.mountSetattr, AT_FDCWD, target, flags, attr, attr.length)), 'mount_setattr', target);
 }
 
+const AT_EMPTY_PATH = 0x1000;
+const OPEN_TREE_CLONE = 1;
+const MOVE_MOUNT_F_EMPTY_PATH = 4;
+const MOUNT_ATTR_IDMAP = 0x00100000;
+
+/** open_tree(2): a mount of `path` alone that is attached nowhere; it ends with its descriptor. */
+export const cloneMount = (path: string): number =>
+  check(Number(c.openTree(SYS.openTree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC)), 'open_tree', path);
+
+/** A detached mount is read-only and its owners are seen through a user namespace from now on. EINVAL: its filesystem can't. */
+export function idmapMount(mountFd: number, usernsFd: number): void {
+  const attr = Buffer.alloc(32);
+  attr.writeBigUInt64LE(BigInt(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY), 0);
+  attr.writeBigUInt64LE(BigInt(usernsFd), 24);
+  check(Number(c.mountSetattr(SYS.mountSetattr, mountFd, '', AT_EMPTY_PATH, attr, attr.length)), 'mount_setattr', 'idmap');
+}
+
+/** move_mount(2): attaches a detached mount; its descriptor goes on naming it. */
+export const attachMount = (mountFd: number, target: string): number =>
+  check(Number(c.moveMount(SYS.moveMount, mountFd, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH)), 'move_mount', target);
+
 // Namespaces (of the calling thread) ---------------------------------------------------------------
 
 export const CLONE_NEWNS = 0x00020000;
@@ -121,6 +146,12 @@ export const CLONE_NEWNET = 0x40000000;
 export const unshare = (flags: number): number => check(c.unshare(flags) as number, 'unshare');
 export const setns = (fd: number, type: number): number => check(c.setns(fd, type) as number, 'setns');
 export const sethostname = (name: string): number => check(c.sethostname(name, Buffer.byteLength(name)) as number, 'sethostname', name);
+
+/**
+ * The effective uid of the calling thread alone (libc's own call changes every thread's). Real and saved uid stay, so that root can come back, with the
+ * capabilities that it has not meanwhile.
+ */
+export const setThreadEuid = (uid: number): number => check(Number(c.setresuid(SYS_SETRESUID, -1, uid, -1)), 'setresuid', String(uid));
 
 // Processes ----------------------------------------------------------------------------------------
 

@@ -1,17 +1,21 @@
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chown, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { mount, umount } from '../os/mount.ts';
+import { hostIdOf } from '../os/user-namespace.ts';
 import type { PodPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
-import { namespaceMode, usesHostNetwork } from './record.ts';
+import { namespaceMode, userMappings, usesHostNetwork } from './record.ts';
 
 const SHM_SIZE_BYTES = 64 * 1024 * 1024;
 
-/** The pod's directory with resolv.conf, hostname and /dev/shm; `removePodFiles` is its undo. */
+/** The pod's directory with resolv.conf, hostname and /dev/shm, which belong to the pod's root; `removePodFiles` is its undo. */
 export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths): Promise<void> {
   await mkdir(paths.dir, { recursive: true, mode: 0o711 });
   await writeFile(paths.resolvConf, await resolvConf(record), { mode: 0o644 });
   await writeFile(paths.hostname, `${podHostname(record) || hostname()}\n`, { mode: 0o644 });
+  const mappings = userMappings(record.config);
+  const [uid = 0, gid = 0] = [mappings && hostIdOf(mappings.uids, 0), mappings && hostIdOf(mappings.gids, 0)];
+  if (mappings) for (const file of [paths.resolvConf, paths.hostname]) await chown(file, uid, gid);
   if (namespaceMode(record.config, 'ipc') !== 'NODE') {
     await mkdir(paths.shm, { mode: 0o1777 });
     mount({
@@ -19,7 +23,7 @@ export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths):
       target: paths.shm,
       type: 'tmpfs',
       flags: ['nosuid', 'nodev', 'noexec'],
-      data: `mode=1777,size=${SHM_SIZE_BYTES}`,
+      data: `mode=1777,size=${SHM_SIZE_BYTES},uid=${uid},gid=${gid}`,
     });
   }
   if (record.config.logDirectory !== '') await mkdir(record.config.logDirectory, { recursive: true, mode: 0o755 });

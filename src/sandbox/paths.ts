@@ -4,6 +4,8 @@ import { join } from 'node:path';
 export interface PodPaths {
   readonly dir: string;
   readonly namespaces: string;
+  /** The pinned user namespace, where the pod has one. */
+  readonly user: string;
   readonly shm: string;
   readonly resolvConf: string;
   readonly hostname: string;
@@ -15,6 +17,7 @@ export function podPaths(stateDir: string, id: string): PodPaths {
   return {
     dir,
     namespaces: join(dir, 'ns'),
+    user: join(dir, 'ns', 'user'),
     shm: join(dir, 'shm'),
     resolvConf: join(dir, 'resolv.conf'),
     hostname: join(dir, 'hostname'),

@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
 import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
+import type { UserMappings } from '../os/user-namespace.ts';
 import { sliceDir } from '../runtime/cgroup-path.ts';
 import type { CreatedContainer } from '../runtime/runtime.ts';
 import type { SandboxState } from './state.ts';
@@ -56,6 +57,12 @@ export function pinnedNamespaces(config: PodSandboxConfig__Output): Array<'net' 
   const kinds: Array<'net' | 'ipc' | 'uts'> = usesHostNetwork(config) ? [] : ['net', 'uts'];
   if (namespaceMode(config, 'ipc') !== 'NODE') kinds.push('ipc');
   return kinds;
+}
+
+/** Of the pod's user namespace; undefined where it has none of its own. */
+export function userMappings(config: PodSandboxConfig__Output): UserMappings | undefined {
+  const options = config.linux?.securityContext?.namespaceOptions?.usernsOptions ?? null;
+  return options?.mode === 'POD' ? { uids: options.uids, gids: options.gids } : undefined;
 }
 
 /** Only a PID namespace that containers share needs a process to hold it (DESIGN 3.5). */

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
-import { ClassifiedError } from '../base/errors.ts';
+import { ClassifiedError, invalidArgument } from '../base/errors.ts';
 import { newId, nowNs } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
@@ -11,7 +11,7 @@ import { createPodFiles, podHostname } from './files.ts';
 import { watchPause } from './lost.ts';
 import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
-import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, usesHostNetwork } from './record.ts';
+import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, userMappings, usesHostNetwork } from './record.ts';
 import { undoRun } from './teardown.ts';
 
 /**
@@ -47,6 +47,10 @@ function sameAgain(existing: PodSandboxRecord, config: PodSandboxConfig__Output)
 }
 
 async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<PodSandboxRecord> {
+  if (userMappings(config) && !(await deps.handler(runtimeHandler).features()).userNamespaces) {
+    const field = 'config.linux.security_context.namespace_options.userns_options';
+    throw invalidArgument(field, 'the handler has no user namespaces (see Status, runtime_handlers)');
+  }
   let record = newRecord(deps, config, runtimeHandler);
   const paths = podPaths(deps.stateDir, record.id);
   const save = async (change: Partial<PodSandboxRecord>): Promise<void> => {
@@ -64,13 +68,15 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
 
   op.span.stage('namespaces');
   const kinds = pinnedNamespaces(config);
-  if (kinds.length > 0) {
+  const user = userMappings(config);
+  if (kinds.length > 0 || user) {
     const hostname = podHostname(record);
     await createNamespaces({
       dir: paths.namespaces,
       kinds,
       sysctls: config.linux?.sysctls ?? {},
       ...(hostname === '' ? {} : { hostname }),
+      ...(user && { user }),
     });
   }
 

@@ -17,7 +17,8 @@ import type { OverlayOptions } from './overlay-mounts.ts';
 import { bindMounts, overlayMount, probeOverlay, ShortDir } from './overlay-mounts.ts';
 import type { Active, Layer } from './overlay-records.ts';
 import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
-import type { LayerSource, MountSpec, Snapshotter, Usage } from './snapshotter.ts';
+import { IDMAPPED_DIR } from './snapshotter.ts';
+import type { LayerSource, MountSpec, RootfsIdmap, Snapshotter, Usage } from './snapshotter.ts';
 import type { Tools } from './tools.ts';
 import { findTools } from './tools.ts';
 import { Trash } from './trash.ts';
@@ -25,6 +26,8 @@ import { unpackLayer } from './unpack.ts';
 import { adoptImpliedDirs } from './whiteouts.ts';
 
 const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+/** Whoever owns what nobody in the user namespace does. */
+const NOBODY = 65534;
 const NOTHING: Usage = { sizeBytes: 0, inodes: 0 };
 
 /**
@@ -148,15 +151,15 @@ class OverlaySnapshotter implements Snapshotter {
     return isWhole(this.#layers, chainId);
   }
 
-  async prepare(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]> {
-    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: false });
+  async prepare(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
+    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: false }, idmap);
   }
 
-  async view(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]> {
-    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: true });
+  async view(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
+    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: true }, idmap);
   }
 
-  async #open(_op: Op, wanted: Active): Promise<readonly MountSpec[]> {
+  async #open(_op: Op, wanted: Active, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
     const { key } = wanted;
     if (!KEY.test(key)) throw invalidArgument('snapshot key', JSON.stringify(key.slice(0, 200)));
     using _ = await this.#locks.lock(`active ${key}`);
@@ -164,11 +167,11 @@ class OverlaySnapshotter implements Snapshotter {
     if (this.#active.has(key)) {
       if (existing?.parent !== wanted.parent || existing.readOnly !== wanted.readOnly)
         throw new ClassifiedError('failedPrecondition', `prepare snapshot ${key}: it exists and is another`);
-    } else await this.#create(wanted);
-    return this.#mountsOf(wanted);
+    } else await this.#create(wanted, idmap);
+    return this.#mountsOf(wanted, idmap?.userns);
   }
 
-  async #create(active: Active): Promise<void> {
+  async #create(active: Active, idmap: RootfsIdmap | undefined): Promise<void> {
     const { root } = this.#parts;
     const layers = visibleLayers(this.#layers, active.parent);
     // From here on nobody can remove the layer.
@@ -180,7 +183,8 @@ class OverlaySnapshotter implements Snapshotter {
       if (!active.readOnly) await mkdir(join(temporary, 'work'), { mode: 0o700 });
       // The merged root looks like the topmost directory, which is ours.
       const top = layers[0] && (await stat(join(this.#layersDir, layers[0].name, 'fs')));
-      await chown(upper, top?.uid ?? 0, top?.gid ?? 0);
+      const [uid, gid] = [top?.uid ?? 0, top?.gid ?? 0];
+      await chown(upper, idmap ? (idmap.uid(uid) ?? NOBODY) : uid, idmap ? (idmap.gid(gid) ?? NOBODY) : gid);
       await chmod(upper, (top?.mode ?? 0o755) & 0o7777);
       await writeJson(join(temporary, ACTIVE_RECORD), active);
       await rename(temporary, join(root, 'active', active.key));
@@ -191,18 +195,24 @@ class OverlaySnapshotter implements Snapshotter {
     }
   }
 
-  async #mountsOf({ key, parent, readOnly }: Active): Promise<readonly MountSpec[]> {
+  async #mountsOf({ key, parent, readOnly }: Active, userns?: string): Promise<readonly MountSpec[]> {
     const layers = visibleLayers(this.#layers, parent).map(({ name }) => name);
     const dir = join(this.#parts.root, 'active', key);
     const [top] = layers;
     if (top === undefined) return bindMounts(join(dir, 'upper'), readOnly);
-    if (readOnly && layers.length === 1) return bindMounts(join(this.#layersDir, top, 'fs'), true);
-    const shared = { layers, layersDir: this.#layersDir, shortDir: this.#shortDir };
-    if (readOnly) return [overlayMount(shared)];
+    // One view of all layers, however many there are (P20).
+    const idmapped = userns === undefined ? undefined : { dir: this.#layersDir, userns };
+    const shared = idmapped
+      ? { layers, layersDir: IDMAPPED_DIR, shortDir: { path: IDMAPPED_DIR } }
+      : { layers, layersDir: this.#layersDir, shortDir: this.#shortDir };
+    const through = (specs: readonly MountSpec[]): MountSpec[] =>
+      specs.map((spec) => (idmapped && spec.source !== '' ? { ...spec, idmapped } : spec));
+    if (readOnly && layers.length === 1) return through(bindMounts(join(shared.layersDir, top, 'fs'), true));
+    if (readOnly) return through([overlayMount(shared)]);
     // A volatile overlay leaves this mark behind, and refuses to be mounted again.
     await rm(join(dir, 'work', 'work', 'incompat'), { recursive: true, force: true });
     const upper = { upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), options: this.#parts.options };
-    return [overlayMount({ ...shared, upper })];
+    return through([overlayMount({ ...shared, upper })]);
   }
 
   #dirsOf(top: Digest | undefined): string[] {

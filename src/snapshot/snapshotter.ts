@@ -7,6 +7,20 @@ export interface MountSpec {
   readonly source: string;
   readonly flags: readonly string[];
   readonly data: string;
+  /** `source` or `data` names this directory as IDMAPPED_DIR: for this mount it is to be seen through `userns` (os/idmapped-view). */
+  readonly idmapped?: { readonly dir: string; readonly userns: string };
+}
+
+/** Stands for the path of that view, which is shorter. */
+export const IDMAPPED_DIR = '/proc/self/fd/@idmapped@';
+
+/** For a rootfs in a user namespace: the layers are shared and seen through it, what is written belongs to the host's ids. */
+export interface RootfsIdmap {
+  /** A pinned user namespace. */
+  readonly userns: string;
+  /** The host's id; undefined: the namespace has no such id. */
+  uid(id: number): number | undefined;
+  gid(id: number): number | undefined;
 }
 
 export interface LayerSource {
@@ -31,9 +45,9 @@ export interface Snapshotter {
   commitLayer(op: Op, layer: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void>;
   hasLayer(chainId: Digest): Promise<boolean>;
   /** Creates the writable snapshot `key` over a committed layer (undefined: empty). Again with the same key: same mounts. */
-  prepare(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]>;
+  prepare(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]>;
   /** A read-only view, same rules (image volumes, passwd lookups). */
-  view(op: Op, key: string, parent: Digest | undefined): Promise<readonly MountSpec[]>;
+  view(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]>;
   /** Directory on the host with the writable layer of `key`, if it has one. */
   upperDir(key: string): string | undefined;
   /** Drops an active snapshot or view. Missing is ok. The caller has unmounted it. */

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -58,6 +58,8 @@ export class Gantry {
     const confDir = join(this.dir, 'net.d');
     const hostsDir = join(this.dir, 'certs.d');
     for (const each of [this.dir, confDir, hostsDir]) mkdirSync(each, { recursive: true });
+    // As /run is: the root of a user namespace passes through to its rootfs.
+    chmodSync(this.dir, 0o711);
     writeFileSync(join(confDir, '10-gantry.conflist'), JSON.stringify(conflist(this.bridge, subnet, this.cniDataDir), undefined, 2));
     for (const [host, address] of Object.entries(options.mirrors ?? {})) writeMirror(hostsDir, host, address);
     if (options.config !== undefined) writeFileSync(join(this.dir, 'config.toml'), options.config);

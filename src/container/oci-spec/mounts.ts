@@ -1,5 +1,6 @@
 import type { CgroupMode } from '../../os/cgroup.ts';
-import type { OciMount } from './spec-types.ts';
+import type { IdMapping } from '../../os/user-namespace.ts';
+import type { OciIdMapping, OciMount } from './spec-types.ts';
 
 /** A CRI mount whose host path was looked up by the caller. */
 export interface ResolvedMount {
@@ -10,6 +11,9 @@ export interface ResolvedMount {
   readonly propagation: 'private' | 'rslave' | 'rshared';
   /** More options of the mount: `nosuid`, `nodev`. */
   readonly flags?: readonly string[];
+  /** Ids on disk to the host's, as a user namespace has them: the runtime idmaps the mount. */
+  readonly uidMappings?: readonly IdMapping[];
+  readonly gidMappings?: readonly IdMapping[];
 }
 
 export interface MountsInput {
@@ -19,22 +23,29 @@ export interface MountsInput {
   readonly privileged: boolean;
   readonly readonlyRootfs: boolean;
   readonly hostNetwork: boolean;
+  /** The container is in a user namespace. */
+  readonly ownUsers: boolean;
   readonly cgroupMode: CgroupMode;
 }
 
-const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs }: MountsInput): OciMount[] => {
+const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs, hostNetwork, ownUsers }: MountsInput): OciMount[] => {
   const access = privileged ? 'rw' : 'ro';
   const fileAccess = readonlyRootfs ? 'ro' : 'rw';
   const shm: OciMount =
     podFiles.shm === undefined
       ? { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: ['nosuid', 'noexec', 'nodev', 'mode=1777', 'size=65536k'] }
-      : { destination: '/dev/shm', type: 'bind', source: podFiles.shm, options: ['rbind', 'rprivate', 'rw'] };
+      : { destination: '/dev/shm', type: 'bind', source: podFiles.shm, options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'rw'] };
   const cgroup: OciMount = {
     destination: '/sys/fs/cgroup',
     type: cgroupMode === 'v2' ? 'cgroup2' : 'cgroup',
     source: 'cgroup',
     options: ['nosuid', 'noexec', 'nodev', 'relatime', access],
   };
+  // The host's network namespace is not our user namespace's, and the kernel makes a sysfs only for one's own: the host's is shown.
+  const sys: OciMount =
+    hostNetwork && ownUsers
+      ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'ro', 'rro'] }
+      : { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', access] };
   return [
     { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
     { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
@@ -46,7 +57,7 @@ const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs }: MountsIn
     },
     { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
     shm,
-    { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', access] },
+    sys,
     cgroup,
     ...fileMount('/etc/resolv.conf', podFiles.resolvConf, fileAccess),
     ...fileMount('/etc/hostname', podFiles.hostname, fileAccess),
@@ -56,6 +67,9 @@ const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs }: MountsIn
 const fileMount = (destination: string, source: string | undefined, access: string): OciMount[] =>
   source === undefined ? [] : [{ destination, type: 'bind', source, options: ['rbind', 'rprivate', access] }];
 
+export const idMappings = (mappings: readonly IdMapping[]): OciIdMapping[] =>
+  mappings.map(({ containerId, hostId, length }) => ({ containerID: containerId, hostID: hostId, size: length }));
+
 const trimmed = (path: string): string => path.replace(/\/+/g, '/').replace(/(.)\/$/, '$1');
 
 /** Defaults, each replaced by a CRI mount at the same place; parents before what lies in them, otherwise in the order given. */
@@ -64,6 +78,9 @@ export function mountsOf(input: MountsInput): OciMount[] {
     destination: trimmed(mount.containerPath),
     type: 'bind',
     source: mount.source,
+    ...(mount.uidMappings?.length || mount.gidMappings?.length
+      ? { uidMappings: idMappings(mount.uidMappings ?? []), gidMappings: idMappings(mount.gidMappings ?? []) }
+      : {}),
     options: [
       'rbind',
       mount.propagation === 'private' ? 'rprivate' : mount.propagation,

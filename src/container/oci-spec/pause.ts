@@ -2,12 +2,17 @@ import { NO_CAPABILITIES } from './capabilities.ts';
 import { maskedAndReadonly } from './paths.ts';
 import { defaultSeccomp } from './seccomp-default.ts';
 import type { DaemonFacts, SpecInput } from './spec.ts';
-import { clampedOomScore, namespacesOf, OCI_VERSION } from './spec.ts';
+import { clampedOomScore, namespacesOf, userNamespaceOf } from './spec.ts';
 import type { OciSpec } from './spec-types.ts';
+import type { IdMapping } from '../../os/user-namespace.ts';
 
 /** kubelet's own score for it: the last to be killed of a pod. */
 const PAUSE_OOM_SCORE = -998;
 const NOBODY = 65534;
+
+/** nobody, or the last id that a small user namespace has. */
+const highest = (mappings: readonly IdMapping[] = []): number =>
+  Math.min(NOBODY, ...mappings.map(({ containerId, length }) => containerId + length - 1));
 
 /** config.json of the process that holds a pod's PID namespace: no capabilities, no writable root, nothing mounted that it does not need. */
 export function pauseSpec(input: {
@@ -15,16 +20,18 @@ export function pauseSpec(input: {
   args: readonly string[];
   rootfsPath: string;
   namespaces: SpecInput['namespaces'];
+  userNamespace: SpecInput['userNamespace'];
   cgroupsPath: string;
   /** The runtime has it; all the pause process does is wait, so that it goes without where there is none. */
   seccomp: boolean;
   daemon: DaemonFacts;
 }): OciSpec {
+  const user = userNamespaceOf(input.userNamespace);
   return {
-    ociVersion: OCI_VERSION,
+    ociVersion: user.ociVersion,
     process: {
       terminal: false,
-      user: { uid: NOBODY, gid: NOBODY },
+      user: { uid: highest(input.userNamespace?.uids), gid: highest(input.userNamespace?.gids) },
       args: input.args,
       env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
       cwd: '/',
@@ -40,7 +47,8 @@ export function pauseSpec(input: {
     ],
     annotations: {},
     linux: {
-      namespaces: namespacesOf(input.namespaces, input.daemon.cgroupMode),
+      namespaces: [...user.namespace, ...namespacesOf(input.namespaces, input.daemon.cgroupMode)],
+      ...user.mappings,
       cgroupsPath: input.cgroupsPath,
       resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: 2 } },
       devices: [],

@@ -21,11 +21,21 @@ export interface OciCapabilities {
   readonly ambient: readonly string[];
 }
 
+/** As in user_namespaces(7): ids from `containerID` on are `hostID`... outside. */
+export interface OciIdMapping {
+  readonly containerID: number;
+  readonly hostID: number;
+  readonly size: number;
+}
+
 export interface OciMount {
   readonly destination: string;
   readonly type: string;
   readonly source: string;
   readonly options: readonly string[];
+  /** Both or none (1.1.0): the runtime idmaps the bind mount. */
+  readonly uidMappings?: readonly OciIdMapping[];
+  readonly gidMappings?: readonly OciIdMapping[];
 }
 
 export interface OciNamespace {
@@ -91,6 +101,8 @@ export interface OciSpec {
   readonly annotations: Readonly<Record<string, string>>;
   readonly linux: {
     readonly namespaces: readonly OciNamespace[];
+    readonly uidMappings?: readonly OciIdMapping[];
+    readonly gidMappings?: readonly OciIdMapping[];
     readonly cgroupsPath: string;
     readonly resources: OciResources;
     readonly devices: readonly OciDevice[];

@@ -1,11 +1,12 @@
 import type { ContainerConfig__Output } from '../../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { ImageConfig } from '../../image/image.ts';
+import type { IdMapping } from '../../os/user-namespace.ts';
 import type { CgroupLimits, CgroupMode } from '../../os/cgroup.ts';
 import { containerCapabilities } from './capabilities.ts';
 import type { HostDevice } from './devices.ts';
 import { devicesOf } from './devices.ts';
 import type { MountsInput, ResolvedMount } from './mounts.ts';
-import { mountsOf, rootfsPropagation } from './mounts.ts';
+import { idMappings, mountsOf, rootfsPropagation } from './mounts.ts';
 import { maskedAndReadonly } from './paths.ts';
 import { argsOf, cwdOf, envOf } from './process.ts';
 import { resourcesOf } from './resources.ts';
@@ -29,6 +30,12 @@ export interface DaemonFacts {
 /** `path`: join it; no path: a new one; 'host': none. */
 export type NamespaceChoice = 'host' | { readonly path?: string };
 
+export interface UserNamespace {
+  readonly path: string;
+  readonly uids: readonly IdMapping[];
+  readonly gids: readonly IdMapping[];
+}
+
 export interface SpecInput {
   readonly id: string;
   readonly config: ContainerConfig__Output;
@@ -36,6 +43,8 @@ export interface SpecInput {
   readonly rootfsPath: string;
   readonly hostname: string;
   readonly namespaces: Readonly<Record<'network' | 'ipc' | 'uts' | 'pid', NamespaceChoice>>;
+  /** The pod's; undefined: the host's. */
+  readonly userNamespace: UserNamespace | undefined;
   readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] };
   readonly cgroupsPath: string;
   readonly mounts: readonly ResolvedMount[];
@@ -49,6 +58,19 @@ export interface SpecInput {
 
 /** The oldest version that has every field in use: runtimes refuse versions newer than they know. */
 export const OCI_VERSION = '1.0.2';
+/** Mounts with mappings came with it; runtimes that idmap know it. */
+const OCI_VERSION_IDMAP = '1.1.0';
+
+/** What a user namespace changes of a spec. */
+export function userNamespaceOf(user: UserNamespace | undefined): {
+  ociVersion: string;
+  namespace: OciNamespace[];
+  mappings: Pick<OciSpec['linux'], 'uidMappings' | 'gidMappings'>;
+} {
+  if (user === undefined) return { ociVersion: OCI_VERSION, namespace: [], mappings: {} };
+  const mappings = { uidMappings: idMappings(user.uids), gidMappings: idMappings(user.gids) };
+  return { ociVersion: OCI_VERSION_IDMAP, namespace: [{ type: 'user', path: user.path }], mappings };
+}
 
 /** config.json of a container. Pure: everything from the host comes in with `input`. invalidArgument names the CRI field. */
 export function buildSpec(input: SpecInput): OciSpec {
@@ -60,8 +82,9 @@ export function buildSpec(input: SpecInput): OciSpec {
   const seccomp = seccompOf(seccompChoice(context), input.localhostSeccomp, ociProcess.capabilities.bounding);
   const readonlyRootfs = context?.readonlyRootfs ?? false;
   const propagation = rootfsPropagation(input.mounts);
+  const user = userNamespaceOf(input.userNamespace);
   return {
-    ociVersion: OCI_VERSION,
+    ociVersion: user.ociVersion,
     process: ociProcess,
     root: { path: input.rootfsPath, readonly: readonlyRootfs },
     mounts: mountsOf({
@@ -70,11 +93,13 @@ export function buildSpec(input: SpecInput): OciSpec {
       privileged,
       readonlyRootfs,
       hostNetwork: input.namespaces.network === 'host',
+      ownUsers: input.userNamespace !== undefined,
       cgroupMode: daemon.cgroupMode,
     }),
     annotations: input.annotations,
     linux: {
-      namespaces: namespacesOf(input.namespaces, privileged ? 'v1' : daemon.cgroupMode),
+      namespaces: [...user.namespace, ...namespacesOf(input.namespaces, privileged ? 'v1' : daemon.cgroupMode)],
+      ...user.mappings,
       cgroupsPath: input.cgroupsPath,
       resources: { ...resourcesOf(config.linux?.resources ?? null, daemon), devices: rules },
       devices: nodes,

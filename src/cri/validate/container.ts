@@ -8,6 +8,7 @@ import type { StopContainerRequest__Output } from '../../gen/cri/runtime/v1/Stop
 import type { UpdateContainerResourcesRequest__Output } from '../../gen/cri/runtime/v1/UpdateContainerResourcesRequest.ts';
 import { absolutePath, knownEnum, noNul, nonEmpty, notNegative, relativePath, required, stringMap } from './fields.ts';
 import { namespaceOptions } from './sandbox.ts';
+import { mountMappings } from './user-namespace.ts';
 
 export function createContainer(request: CreateContainerRequest__Output): { podSandboxId: string; config: ContainerConfig__Output } {
   nonEmpty(request.podSandboxId, 'pod_sandbox_id');
@@ -47,6 +48,7 @@ function mounts(config: ContainerConfig__Output): void {
     if (isImage === (mount.hostPath !== ''))
       throw invalidArgument(`${field}.host_path`, isImage ? 'an image volume has none' : 'must not be empty');
     if (mount.hostPath !== '') absolutePath(mount.hostPath, `${field}.host_path`);
+    mountMappings(mount.uidMappings, mount.gidMappings, field);
     if (isImage) imageVolume(mount, field);
     else if (mount.imageSubPath !== '') throw invalidArgument(`${field}.image_sub_path`, 'needs image');
     if (!mount.recursiveReadOnly) return;

@@ -16,6 +16,7 @@ import {
   stringMap,
   sysctl,
 } from './fields.ts';
+import { usernsOptions } from './user-namespace.ts';
 
 export function runPodSandbox(request: RunPodSandboxRequest__Output): { config: PodSandboxConfig__Output; runtimeHandler: string } {
   const config = required(request.config, 'config');
@@ -81,9 +82,7 @@ export function namespaceOptions(options: NamespaceOption__Output | null, field:
   for (const kind of ['network', 'pid', 'ipc'] as const) knownEnum(options[kind], `${field}.${kind}`);
   if (options.network === 'CONTAINER') throw invalidArgument(`${field}.network`, 'CONTAINER is not a mode of the network namespace');
   if (options.ipc === 'CONTAINER') throw invalidArgument(`${field}.ipc`, 'CONTAINER is not a mode of the IPC namespace');
-  const mode = options.usernsOptions?.mode;
-  if (mode !== undefined) knownEnum(mode, `${field}.userns_options.mode`);
-  if (mode === 'POD') throw invalidArgument(`${field}.userns_options`, 'the handler has no user namespaces (see Status, runtime_handlers)');
+  usernsOptions(options, field);
 }
 
 export function podSandboxId<T extends { podSandboxId: string }>(request: T): T {

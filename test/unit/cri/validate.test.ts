@@ -49,6 +49,34 @@ describe('cri/validate', () => {
     for (const [config, words] of cases) expect(run(config)).to.contain(words);
   });
 
+  it('takes one mapping from 0 on for a user namespace of the pod, and no other mode than NODE', () => {
+    const ids = { containerId: 0, hostId: 1000, length: 100_000 };
+    type Options = { mode?: string | number; uids?: object[]; gids?: object[] };
+    const validated = (options: Options, modes: object = {}): unknown => {
+      const usernsOptions = { mode: 'POD', uids: [ids], gids: [{ ...ids, hostId: 5000 }], ...options };
+      const namespaceOptions = { network: 'POD', pid: 'POD', ipc: 'POD', targetId: '', ...modes, usernsOptions };
+      return validate.runPodSandbox({ config: linuxPod({ securityContext: { namespaceOptions } }), runtimeHandler: '' });
+    };
+    validated({});
+    validated({}, { network: 'NODE' });
+    validated({ mode: 'NODE', uids: [], gids: [] });
+    const field = 'config.linux.security_context.namespace_options.';
+    const cases: Array<[Options, string, object?]> = [
+      [{ mode: 'NODE' }, 'userns_options: NODE takes no mappings'],
+      [{ mode: 'CONTAINER' }, 'userns_options.mode: CONTAINER is not a mode'],
+      [{ mode: 'TARGET' }, 'userns_options.mode: TARGET is not a mode'],
+      [{ mode: 9 }, 'userns_options.mode: 9 is not a known'],
+      [{ uids: [] }, 'userns_options.uids: one mapping is needed, not 0'],
+      [{ gids: [ids, ids] }, 'userns_options.gids: one mapping is needed, not 2'],
+      [{ uids: [{ ...ids, containerId: 1 }] }, 'userns_options.uids[0].container_id: must be 0'],
+      [{ gids: [{ ...ids, length: 0 }] }, 'userns_options.gids[0].length: must not be 0'],
+      [{ gids: [{ ...ids, hostId: 4_294_900_000 }] }, 'userns_options.gids[0].host_id: 4294900000'],
+      [{}, 'pid: can', { pid: 'NODE' }],
+      [{}, 'ipc: can', { ipc: 'NODE' }],
+    ];
+    for (const [options, words, modes] of cases) expect(refusal(() => validated(options, modes))).to.contain(field + words);
+  });
+
   it('names the field of a bad container', () => {
     const create = (change: Parameters<typeof containerConfig>[0]): string =>
       refusal(() => validate.createContainer({ podSandboxId: 'a', config: containerConfig(change), sandboxConfig: null }));
@@ -75,6 +103,11 @@ describe('cri/validate', () => {
     expect(create({ mounts: [{ ...mount, containerPath: 'x' }] })).to.contain('config.mounts[0].container_path:');
     expect(create({ mounts: [{ ...mount, hostPath: '' }] })).to.contain('config.mounts[0].host_path:');
     expect(create({ mounts: [{ ...mount, recursiveReadOnly: true }] })).to.contain('config.mounts[0].recursive_read_only: needs readonly');
+    const ids = { containerId: 0, hostId: 1000, length: 10 };
+    expect(create({ mounts: [{ ...mount, uidMappings: [ids] }] })).to.contain('config.mounts[0].gidMappings: is needed with the other');
+    expect(create({ mounts: [{ ...mount, uidMappings: [{ ...ids, length: 0 }], gidMappings: [ids] }] })).to.contain(
+      'config.mounts[0].uidMappings[0].length: must not be 0',
+    );
     const image = {
       ...mount,
       hostPath: '',

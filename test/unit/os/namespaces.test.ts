@@ -59,6 +59,37 @@ describe('os/namespaces', () => {
     expect((await inside(script)).replace(/\s+/g, ' ')).to.equal('web-0 1 1 0 10 lo UNKNOWN 127.0.0.1/8 ::1/128');
   });
 
+  it('makes them belong to a user namespace with the mappings asked for, without a process left', async () => {
+    const user = { uids: [{ containerId: 0, hostId: 200_000, length: 65_536 }], gids: [{ containerId: 0, hostId: 300_000, length: 1000 }] };
+    const sysctls = { 'net.ipv4.ip_forward': '1', 'kernel.shm_rmid_forced': '1', 'fs.mqueue.msg_max': '11' };
+    await createNamespaces({ dir, kinds: ALL, hostname: 'web-0', sysctls, user });
+    expect(readdirSync(dir).sort()).to.deep.equal([...ALL, 'user'].sort());
+    const op = newOp('test', { timeoutMs: 5000 });
+    const script =
+      'cat /proc/self/uid_map /proc/self/gid_map; hostname; cd /proc/sys; cat net/ipv4/ip_forward kernel/shm_rmid_forced fs/mqueue/msg_max; ip link set lo mtu 1400 && ip -br addr show lo';
+    const argv = ['nsenter', ...[...ALL, 'user'].map((kind) => `--${kind}=${dir}/${kind}`), 'sh', '-c', script];
+    const { stdout, stderr } = await run(op, { argv });
+    expect(`${stdout}${stderr}`.trim().replace(/\s+/g, ' ')).to.equal(
+      '0 200000 65536 0 300000 1000 web-0 1 1 11 lo UNKNOWN 127.0.0.1/8 ::1/128',
+    );
+  });
+
+  it('makes a user namespace alone, and nothing of one that the kernel refuses', async () => {
+    const uids = [{ containerId: 0, hostId: 100_000, length: 10 }];
+    await createNamespaces({ dir, kinds: [], user: { uids, gids: uids } });
+    expect(readdirSync(dir)).to.deep.equal(['user']);
+    await removeNamespaces(dir);
+    // Ids that do not exist
+    const bad = [{ containerId: 0, hostId: 0xffff_fff0, length: 100 }];
+    const error = await failure({ kinds: ALL, user: { uids: bad, gids: bad } });
+    expect(error.message).to.contain('create user namespace').and.contain('EINVAL');
+    expect(existsSync(dir)).to.equal(false);
+    const sysctl = await failure({ kinds: ALL, user: { uids, gids: uids }, sysctls: { 'kernel.shmmax': 'x' } });
+    expect(sysctl.message).to.contain('config.linux.sysctls[kernel.shmmax]').and.contain('EINVAL');
+    await createNamespaces({ dir, kinds: ALL, hostname: 'after' });
+    expect(await inside('hostname; id -u')).to.equal('after\n0');
+  });
+
   it('leaves every thread of ours at home', async () => {
     const hostnameBefore = readFileSync('/proc/sys/kernel/hostname', 'utf8');
     await Promise.all(

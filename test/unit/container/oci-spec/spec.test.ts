@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import { capabilitiesOf, CAPABILITIES, containerCapabilities } from '../../../../src/container/oci-spec/capabilities.ts';
 import { mountsOf } from '../../../../src/container/oci-spec/mounts.ts';
 import type { MountsInput } from '../../../../src/container/oci-spec/mounts.ts';
+import { pauseSpec } from '../../../../src/container/oci-spec/pause.ts';
 import { maskedAndReadonly } from '../../../../src/container/oci-spec/paths.ts';
 import { argsOf, cwdOf, envOf } from '../../../../src/container/oci-spec/process.ts';
 import { resourcesOf } from '../../../../src/container/oci-spec/resources.ts';
@@ -34,6 +35,7 @@ const input = (change: Partial<SpecInput> = {}): SpecInput => ({
   rootfsPath: '/bundle/rootfs',
   hostname: 'web',
   namespaces: { network: { path: '/ns/net' }, ipc: { path: '/ns/ipc' }, uts: { path: '/ns/uts' }, pid: {} },
+  userNamespace: undefined,
   user: { uid: 0, gid: 0, additionalGids: [0] },
   cgroupsPath: '/gantry/x/c',
   mounts: [],
@@ -101,6 +103,7 @@ describe('container/oci-spec', () => {
       privileged: false,
       readonlyRootfs: false,
       hostNetwork: false,
+      ownUsers: false,
       cgroupMode: 'v2',
     };
     const mount = (containerPath: string): MountsInput['mounts'][number] => ({
@@ -116,6 +119,53 @@ describe('container/oci-spec', () => {
     expect(order.indexOf('/data')).to.be.lessThan(order.indexOf('/data/sub/x'));
     expect(mounts.find(({ destination }) => destination === '/data')?.options).to.deep.equal(['rbind', 'rslave', 'ro']);
     expect(mounts.find(({ destination }) => destination === '/sys/fs/cgroup')?.type).to.equal('cgroup2');
+  });
+
+  it('joins the user namespace of the pod, with its mappings, and hands those of volumes to the runtime', () => {
+    const uids = [{ containerId: 0, hostId: 200_000, length: 65_536 }];
+    const gids = [{ containerId: 0, hostId: 300_000, length: 65_536 }];
+    const volume = { containerPath: '/v', source: '/s', readOnly: false, recursiveReadOnly: false, propagation: 'private' as const };
+    const spec = buildSpec(
+      input({ userNamespace: { path: '/ns/user', uids, gids }, mounts: [{ ...volume, uidMappings: uids, gidMappings: gids }] }),
+    );
+    expect(spec.ociVersion).to.equal('1.1.0');
+    expect(spec.linux.namespaces).to.deep.include({ type: 'user', path: '/ns/user' });
+    const oci = (hostID: number): object[] => [{ containerID: 0, hostID, size: 65_536 }];
+    expect(spec.linux).to.deep.include({ uidMappings: oci(200_000), gidMappings: oci(300_000) });
+    expect(spec.mounts.find(({ destination }) => destination === '/v')).to.deep.include({
+      uidMappings: oci(200_000),
+      gidMappings: oci(300_000),
+    });
+    const without = buildSpec(input({ mounts: [{ ...volume, uidMappings: [], gidMappings: [] }] }));
+    expect(without.ociVersion).to.equal('1.0.2');
+    expect(without.linux.namespaces.map(({ type }) => type)).to.not.include('user');
+    expect(without.linux).to.not.have.any.keys('uidMappings', 'gidMappings');
+    expect(without.mounts.find(({ destination }) => destination === '/v')).to.not.have.any.keys('uidMappings', 'gidMappings');
+  });
+
+  it('shows the sysfs of the host where the network is the host and the users are not', () => {
+    const userNamespace = {
+      path: '/ns/user',
+      uids: [{ containerId: 0, hostId: 1000, length: 10 }],
+      gids: [{ containerId: 0, hostId: 1000, length: 10 }],
+    };
+    const sysOf = (change: Partial<SpecInput>): object | undefined =>
+      buildSpec(input(change)).mounts.find(({ destination }) => destination === '/sys');
+    const { namespaces } = input();
+    expect(sysOf({ userNamespace })).to.include({ type: 'sysfs' });
+    expect(sysOf({ namespaces: { ...namespaces, network: 'host' } })).to.include({ type: 'sysfs' });
+    expect(sysOf({ userNamespace, namespaces: { ...namespaces, network: 'host' } })).to.include({ type: 'bind', source: '/sys' });
+  });
+
+  it('runs the pause process as nobody, or as the last that a small user namespace has', () => {
+    const pause = (length?: number): number => {
+      const ids = [{ containerId: 0, hostId: 5000, length: length ?? 0 }];
+      const { namespaces, daemon } = input();
+      const userNamespace = length === undefined ? undefined : { path: '/ns/user', uids: ids, gids: ids };
+      return pauseSpec({ id: 'p', args: ['/pause'], rootfsPath: '/r', namespaces, userNamespace, cgroupsPath: '/c', seccomp: true, daemon })
+        .process.user.uid;
+    };
+    expect([pause(), pause(65_536), pause(1000)]).to.deep.equal([65_534, 65_534, 999]);
   });
 
   it('masks by default, by the list given, and nothing when privileged', () => {

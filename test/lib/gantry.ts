@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url';
 import { Cri } from './cri.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/gantry', import.meta.url));
-const START_TIMEOUT_MS = 30_000;
+// Emulated machines (hack/vm) need most of it.
+const START_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 30_000;
 const LOG_TAIL_BYTES = 4000;
 

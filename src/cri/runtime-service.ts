@@ -1,7 +1,7 @@
 import { ClassifiedError } from '../base/errors.ts';
 import { nowNs } from '../base/ids.ts';
 import { createContainer } from '../container/create.ts';
-import { execSync } from '../container/exec-sync.ts';
+import { execSync } from '../container/exec.ts';
 import { findContainer, listContainers } from '../container/list.ts';
 import { removeContainer } from '../container/remove.ts';
 import { reopenContainerLog } from '../container/reopen-log.ts';

@@ -2,7 +2,8 @@ import { closeSync, openSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parentPort } from 'node:worker_threads';
 import { errnoOf, messageOf } from '../base/errors.ts';
-import type { NamespaceKind, NamespacesJob, NamespacesResult } from './namespaces.ts';
+import type { NamespaceKind, NamespacesHolder, NamespacesJob, NamespacesRequest, NamespacesResult, SocketRequest } from './namespaces.ts';
+import { streamSocket } from './sockets.ts';
 import {
   AF_INET,
   CLONE_NEWIPC,
@@ -33,7 +34,7 @@ class SysctlError extends Error {
   }
 }
 
-function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesJob['request'], holder: NamespacesJob['holder']): void {
+function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesRequest, holder: NamespacesHolder | undefined): void {
   try {
     if (holder === undefined) unshare(wanted.reduce((flags, kind) => flags | FLAGS[kind], 0));
     else for (const kind of wanted) join(`/proc/${holder.pid}/ns/${kind}`, FLAGS[kind]);
@@ -53,6 +54,16 @@ function join(namespace: string, flag: number): void {
     setns(fd, flag);
   } finally {
     closeSync(fd);
+  }
+}
+
+/** A socket belongs to the namespace that it was made in. */
+function socketIn({ netns, domain }: SocketRequest): number {
+  try {
+    join(netns, CLONE_NEWNET);
+    return streamSocket(domain);
+  } finally {
+    setns(own.get('net') ?? -1, CLONE_NEWNET);
   }
 }
 
@@ -93,13 +104,27 @@ function writeSysctl(key: string, value: string, rootUid: number | undefined): v
   }
 }
 
-parentPort?.on('message', ({ id, request, holder }: NamespacesJob) => {
-  const answer = (result: NamespacesResult): void => parentPort?.postMessage(result);
+function work(job: NamespacesJob): { fd?: number } {
+  if (job.verb === 'socket') return { fd: socketIn(job.request) };
+  create(job.request, job.holder);
+  return {};
+}
+
+function failure(error: unknown): Omit<NamespacesResult, 'id'> {
+  const code = errnoOf(error);
+  return {
+    error: messageOf(error),
+    ...(code === undefined ? {} : { code }),
+    ...(error instanceof SysctlError ? { field: error.field } : {}),
+  };
+}
+
+parentPort?.on('message', (job: NamespacesJob) => {
+  const answer = (result: Omit<NamespacesResult, 'id'>): void => parentPort?.postMessage({ id: job.id, ...result });
   try {
-    create(request, holder);
-    answer({ id });
+    answer(work(job));
   } catch (error) {
-    answer({ id, error: messageOf(error), ...(error instanceof SysctlError ? { field: error.field } : {}) });
+    answer(failure(error));
     // A thread that could not go back would make the next pod in this pod's namespaces.
     if (!isHome()) process.exit(1);
   }

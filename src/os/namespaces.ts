@@ -3,7 +3,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { ClassifiedError, invalidArgument } from '../base/errors.ts';
+import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
 import { umount } from './mount.ts';
 import type { UserMappings } from './user-namespace.ts';
 import { holdUserNamespace, hostIdOf } from './user-namespace.ts';
@@ -21,18 +21,39 @@ export interface NamespacesRequest {
   readonly user?: UserMappings;
 }
 
-/** To the worker and back. `holder`: the namespaces are there, in a process; its root is `rootUid` to us. */
-export interface NamespacesJob {
-  readonly id: number;
-  readonly request: NamespacesRequest;
-  readonly holder?: { readonly pid: number; readonly rootUid: number | undefined };
+/** A stream socket that lives in the network namespace pinned at `netns`. */
+export interface SocketRequest {
+  readonly netns: string;
+  /** AF_INET or AF_INET6. */
+  readonly domain: number;
 }
-export type NamespacesResult = { readonly id: number; readonly error?: string; readonly field?: string };
+
+/** A process that has the namespaces already; its root is `rootUid` to us. */
+export interface NamespacesHolder {
+  readonly pid: number;
+  readonly rootUid: number | undefined;
+}
+
+/** To the worker and back. */
+export type NamespacesJob =
+  | { readonly id: number; readonly verb: 'create'; readonly request: NamespacesRequest; readonly holder?: NamespacesHolder }
+  | { readonly id: number; readonly verb: 'socket'; readonly request: SocketRequest };
+export type NamespacesResult = {
+  readonly id: number;
+  /** Of `socket`: the descriptor, from now on the receiver's. */
+  readonly fd?: number;
+  readonly error?: string;
+  /** Of an error: its errno's name. */
+  readonly code?: string;
+  readonly field?: string;
+};
 
 interface Pending {
-  resolve: () => void;
+  resolve: (fd: number) => void;
   reject: (error: Error) => void;
 }
+
+const NO_FD = -1;
 
 let worker: Worker | undefined;
 let nextId = 1;
@@ -47,12 +68,13 @@ function namespaceWorker(): Worker {
     trackUnmanagedFds: false,
     execArgv: [],
   });
-  started.on('message', ({ id, error, field }: NamespacesResult) => {
+  started.on('message', ({ id, fd = NO_FD, error, code, field }: NamespacesResult) => {
     const job = pending.get(id);
     pending.delete(id);
     if (pending.size === 0) started.unref();
-    if (error === undefined) job?.resolve();
-    else job?.reject(field === undefined ? new ClassifiedError('internal', error) : invalidArgument(field, error));
+    if (error === undefined) job?.resolve(fd);
+    else if (field !== undefined) job?.reject(invalidArgument(field, error));
+    else job?.reject(new ClassifiedError('internal', error, code === undefined ? {} : { detail: { code } }));
   });
   started.on('error', (error) => failAll(started, error instanceof Error ? error : new Error(String(error))));
   started.on('exit', () => failAll(started, new Error('the namespace worker ended')));
@@ -66,6 +88,28 @@ function failAll(from: Worker, error: Error): void {
   worker = undefined;
   for (const job of pending.values()) job.reject(error);
   pending.clear();
+}
+
+function ask(job: NamespacesJob): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  const thread = namespaceWorker();
+  pending.set(job.id, { resolve, reject });
+  thread.ref();
+  thread.postMessage(job);
+  return promise;
+}
+
+/**
+ * A non-blocking, unconnected TCP socket of another network namespace: what it connects to afterwards is there, whichever thread does it. The caller owns the
+ * descriptor. notFound when nothing is pinned at `netns`.
+ */
+export async function socketIn(request: SocketRequest): Promise<number> {
+  try {
+    return await ask({ id: nextId++, verb: 'socket', request });
+  } catch (error) {
+    if (error instanceof ClassifiedError && error.detail?.['code'] === 'ENOENT') throw notFound('network namespace', request.netns);
+    throw error;
+  }
 }
 
 const SYSCTL_KEY = /^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)+$/;
@@ -97,23 +141,14 @@ export async function createNamespaces(request: NamespacesRequest): Promise<void
   await mkdir(request.dir, { recursive: true, mode: 0o700 });
   if ((await readdir(request.dir)).length > 0) throw new ClassifiedError('alreadyExists', `create namespaces: ${request.dir} is not empty`);
   try {
-    if (request.user === undefined) return await inWorker({ request });
+    if (request.user === undefined) return void (await ask({ id: nextId++, verb: 'create', request }));
     await using process = await holdUserNamespace(request.kinds, request.user);
-    await inWorker({ request, holder: { pid: process.pid, rootUid: hostIdOf(request.user.uids, 0) } });
+    const holder = { pid: process.pid, rootUid: hostIdOf(request.user.uids, 0) };
+    await ask({ id: nextId++, verb: 'create', request, holder });
   } catch (error) {
     await removeNamespaces(request.dir);
     throw error;
   }
-}
-
-async function inWorker(job: Omit<NamespacesJob, 'id'>): Promise<void> {
-  const id = nextId++;
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const thread = namespaceWorker();
-  pending.set(id, { resolve, reject });
-  thread.ref();
-  thread.postMessage({ id, ...job } satisfies NamespacesJob);
-  await promise;
 }
 
 const NSFS_MAGIC = 0x6e736673;

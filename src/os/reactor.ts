@@ -4,7 +4,7 @@ import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../base/errors.ts';
 import type { ExitStatus, ProcessRef } from './process.ts';
 import { processRef } from './process.ts';
-import { becomeSubreaper, epollAdd, epollCreate, epollRemove, eventfd, pidfdOpen } from './syscalls.ts';
+import { becomeSubreaper, epollAdd, epollCreate, epollRemove, eventfd, pidfdOpen, READABLE, WRITABLE } from './syscalls.ts';
 
 interface Collected extends ProcessRef, ExitStatus {}
 
@@ -124,15 +124,18 @@ function refer(): void {
   else reactor?.worker.unref();
 }
 
-/** Calls back once when `fd` is readable, unless the result is called before. The descriptor stays the caller's. */
-export function watchFd(fd: number, onReady: () => void): () => void {
+/**
+ * Calls back once when `fd` is readable (or writable, or has an error), unless the result is called before. The descriptor stays the caller's and can be watched
+ * for one thing at a time.
+ */
+export function watchFd(fd: number, onReady: () => void, what: 'readable' | 'writable' = 'readable'): () => void {
   const { epfd } = started();
   const token = nextToken++;
   const remove = (): void => {
     if (watches.delete(token)) epollRemove(epfd, fd);
     refer();
   };
-  epollAdd(epfd, fd, token);
+  epollAdd(epfd, fd, token, what === 'readable' ? READABLE : WRITABLE);
   watches.set(token, () => {
     remove();
     onReady();

@@ -1,6 +1,7 @@
 import { closeSync } from 'node:fs';
 import { watchFd } from './reactor.ts';
-import { AF_UNIX, connectUnix, O_NONBLOCK, receive, sendPacket, SOCK_SEQPACKET, socket } from './syscalls.ts';
+import { errnoOf } from '../base/errors.ts';
+import { AF_UNIX, connectUnix, dupAbove, O_NONBLOCK, receive, sendPacket, shutdownWrite, SOCK_SEQPACKET, socket } from './syscalls.ts';
 
 /** conmon's packets are a stream's number and up to 8 KiB of it; a longer packet would be cut. */
 const PACKET_BYTES = 32 * 1024;
@@ -17,6 +18,10 @@ export interface SeqpacketHandlers {
 export interface Seqpacket {
   /** One packet. The error has the errno: EAGAIN when the peer does not keep up, EPIPE when it is gone, EBADF after `close`. */
   send(packet: Uint8Array): void;
+  /** Calls back once when `send` may succeed again; not after `close`. One at a time. */
+  whenWritable(onWritable: () => void): void;
+  /** The peer reads an end; its packets still come. */
+  endWrites(): void;
   close(): void;
 }
 
@@ -27,10 +32,15 @@ export interface Seqpacket {
 export function connectSeqpacket(path: string, { onPacket, onEnd }: SeqpacketHandlers): Seqpacket {
   let fd = socket(AF_UNIX, SOCK_SEQPACKET | O_NONBLOCK);
   let unwatch: () => void = () => undefined;
+  /** For writes: the reactor watches a descriptor for one thing at a time. */
+  let writeFd = CLOSED;
+  let unwatchWrite: () => void = () => undefined;
   const close = (): void => {
     if (fd < 0) return;
     unwatch();
+    unwatchWrite();
     closeSync(fd);
+    if (writeFd >= 0) closeSync(writeFd);
     // The number will be somebody else's.
     fd = CLOSED;
   };
@@ -59,13 +69,34 @@ export function connectSeqpacket(path: string, { onPacket, onEnd }: SeqpacketHan
     close();
     throw error;
   }
-  return { send: (packet) => void sendPacket(fd, packet), close };
+  return {
+    send: (packet) => void sendPacket(fd, packet),
+    whenWritable(onWritable) {
+      if (fd < 0) return;
+      if (writeFd < 0) writeFd = dupAbove(fd, 3);
+      unwatchWrite = watchFd(writeFd, onWritable, 'writable');
+    },
+    endWrites() {
+      if (fd >= 0) shutdownWrite(fd);
+    },
+    close,
+  };
 }
 
 const CLOSED = -1;
 
 function receivePacket(fd: number): Buffer | undefined {
   const packet = Buffer.allocUnsafe(PACKET_BYTES);
-  const sizeBytes = receive(fd, packet);
+  const sizeBytes = receiveAll(fd, packet);
   return sizeBytes === undefined ? undefined : Buffer.from(packet.subarray(0, sizeBytes));
+}
+
+/** A peer that closes with packets of ours unread makes one receive fail; what it sent before comes after that. */
+function receiveAll(fd: number, packet: Buffer): number | undefined {
+  try {
+    return receive(fd, packet);
+  } catch (error) {
+    if (errnoOf(error) !== 'ECONNRESET') throw error;
+    return receive(fd, packet);
+  }
 }

@@ -27,7 +27,7 @@ export class SyscallError extends Error {
   }
 }
 
-function check(result: number, call: string, detail = ''): number {
+export function check(result: number, call: string, detail = ''): number {
   if (result < 0) throw new SyscallError(call, koffi.errno(), detail);
   return result;
 }
@@ -59,6 +59,7 @@ const c = {
   connect: libc.func('int connect(int fd, void *address, unsigned int length)'),
   sendto: libc.func('long sendto(int fd, void *data, size_t length, int flags, void *address, unsigned int addressLength)'),
   recv: libc.func('long recv(int fd, void *buffer, size_t length, int flags)'),
+  shutdown: libc.func('int shutdown(int fd, int how)'),
   ioctl: libc.func('int ioctl(int fd, unsigned long request, void *argument)'),
   mknod: libc.func('int mknod(const char *path, unsigned int mode, unsigned long device)'),
   lsetxattr: libc.func('int lsetxattr(const char *path, const char *name, void *value, size_t size, int flags)'),
@@ -212,17 +213,25 @@ const F_DUPFD_CLOEXEC = 1030;
 /** A copy of `fd` numbered `least` or higher, closed on exec. */
 export const dupAbove = (fd: number, least: number): number => check(c.fcntl(fd, F_DUPFD_CLOEXEC, least) as number, 'fcntl', `dup ${fd}`);
 
+const F_GETFL = 3;
+const F_SETFL = 4;
+/** Of the open file, and so for everybody who shares it. */
+export const setNonblocking = (fd: number): number =>
+  check(c.fcntl(fd, F_SETFL, (c.fcntl(fd, F_GETFL, 0) as number) | O_NONBLOCK) as number, 'fcntl');
+
 export const epollCreate = (): number => check(c.epollCreate1(O_CLOEXEC) as number, 'epoll_create1');
 export const eventfd = (): number => check(c.eventfd(0, O_CLOEXEC | O_NONBLOCK) as number, 'eventfd');
-const EPOLLIN = 1;
+/** EPOLLIN, EPOLLOUT. */
+export const READABLE = 1;
+export const WRITABLE = 4;
 
 // The kernel packs epoll_event on x86-64 only.
 const EPOLL_EVENT_BYTES = ARM64 ? 16 : 12;
 const EPOLL_DATA_AT = ARM64 ? 8 : 4;
 
-export function epollAdd(epfd: number, fd: number, token: number): void {
+export function epollAdd(epfd: number, fd: number, token: number, events = READABLE): void {
   const event = Buffer.alloc(EPOLL_EVENT_BYTES);
-  event.writeUInt32LE(EPOLLIN, 0);
+  event.writeUInt32LE(events, 0);
   event.writeBigUInt64LE(BigInt(token), EPOLL_DATA_AT);
   check(c.epollCtl(epfd, 1, fd, event) as number, 'epoll_ctl', `add ${fd}`);
 }
@@ -251,6 +260,8 @@ export function tryLock(fd: number): boolean {
 
 export const AF_UNIX = 1;
 export const AF_INET = 2;
+export const AF_INET6 = 10;
+export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
 export const SOCK_SEQPACKET = 5;
 
@@ -287,6 +298,19 @@ export function receive(fd: number, buffer: Buffer): number | undefined {
   const size = Number(c.recv(fd, buffer, buffer.length, MSG_DONTWAIT));
   if (size < 0 && koffi.errno() === constants.errno.EAGAIN) return undefined;
   return check(size, 'recv');
+}
+
+const SHUT_WR = 1;
+/** The peer reads an end; what it sends still arrives. */
+export const shutdownWrite = (fd: number): number => check(c.shutdown(fd, SHUT_WR) as number, 'shutdown');
+
+const TIOCSWINSZ = 0x5414;
+/** Of a terminal, in characters; its foreground process gets SIGWINCH. */
+export function setTerminalSize(fd: number, size: { width: number; height: number }): void {
+  const winsize = Buffer.alloc(8);
+  winsize.writeUInt16LE(size.height, 0);
+  winsize.writeUInt16LE(size.width, 2);
+  check(c.ioctl(fd, TIOCSWINSZ, winsize) as number, 'ioctl', 'TIOCSWINSZ');
 }
 
 const SIOCGIFFLAGS = 0x8913;

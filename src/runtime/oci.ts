@@ -4,29 +4,35 @@ import { ClassifiedError, errnoOf, notFound, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
-import { newOp, orOver } from '../base/op.ts';
+import { newOp, orOver, throwIfOver } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { HandlerConfig } from '../config/config.ts';
 import { cgroupOf, killCgroup, procsIn } from '../os/cgroup.ts';
 import { processRef, signal as signalProcess } from '../os/process.ts';
+import { Attachment } from './attachment.ts';
 import { RuntimeCli } from './cli.ts';
 import { cgroupPathOf } from './cgroup-path.ts';
-import { execSync } from './exec.ts';
+import { exec } from './exec.ts';
+import type { ExecContext } from './exec-process.ts';
+import { execSync } from './exec-sync.ts';
 import { awaitExit, oomKills } from './exits.ts';
 import { discoverFeatures } from './features.ts';
 import { reopenLog, resizeTerminal, startMonitor } from './monitor.ts';
 import type { MonitorOptions } from './monitor.ts';
 import { findProgram } from './program.ts';
 import type {
+  AttachRequest,
   CreateRequest,
   CreatedContainer,
   ExecRequest,
   ExecResult,
+  ExecStreamRequest,
   HandlerFeatures,
   Resources,
   Runtime,
   RuntimeExit,
+  TerminalSize,
 } from './runtime.ts';
 import { killSandboxed } from './sandboxed.ts';
 import { StateDir } from './state-dir.ts';
@@ -54,12 +60,12 @@ export interface OciRuntimeOptions {
   readonly exitFileTimeoutMs?: number;
 }
 
-/** What streaming needs of a conmon container beyond the OCI verbs. */
+/** What tests of a conmon container use beyond the OCI verbs. */
 export interface OciRuntime extends Runtime {
   /** conmon's attach socket (SOCK_SEQPACKET). */
   attachSocket(id: string): string;
   /** In characters, 0-1000 each. */
-  resizeTerminal(id: string, size: { width: number; height: number }): Promise<void>;
+  resizeTerminal(id: string, size: TerminalSize): Promise<void>;
 }
 
 /** Driver of runc and what takes its command line (crun, runsc), with one conmon per container. */
@@ -72,6 +78,7 @@ class ConmonRuntime implements OciRuntime {
   readonly #exitFileTimeoutMs: number;
   readonly #deletes = new SingleFlight<void>();
   readonly #control = new KeyedLock();
+  readonly #attachments = new Map<string, Attachment>();
   readonly #creates = new Map<string, { readonly abort: AbortController; readonly done: Promise<unknown> }>();
   #features: Promise<HandlerFeatures> | undefined;
 
@@ -198,6 +205,7 @@ class ConmonRuntime implements OciRuntime {
       await orOver(op, creating.done);
     }
     await orOver(op, this.#dismantle(op, id));
+    this.#attachments.get(id)?.end();
   }
 
   /** One teardown at a time of a container; it runs to its end under deadlines of its own, whoever stops waiting. */
@@ -213,24 +221,29 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async execSync(op: Op, id: string, request: ExecRequest): Promise<ExecResult> {
+    return this.#execute(op, id, (context) => execSync(op, context, request));
+  }
+
+  async exec(op: Op, id: string, request: ExecStreamRequest): Promise<number> {
+    return this.#execute(op, id, (context) => exec(op, context, request));
+  }
+
+  async #execute<T>(op: Op, id: string, work: (context: ExecContext) => Promise<T>): Promise<T> {
     const state = await this.#needed(id);
     const traits = await this.#cli.traits(op);
     const runtime = this.#cli.argv;
     try {
-      return await execSync(
-        op,
-        {
-          id,
-          runtime,
-          runtimeName: this.#cli.name,
-          dir: this.#state.files(id).dir,
-          cgroupPath: state.cgroupPath,
-          detaches: traits.hostProcesses,
-          subCgroups: traits.subCgroups,
-          killInside: traits.hostProcesses ? undefined : (killOp, pidFile) => killSandboxed(killOp, runtime, id, pidFile),
-        },
-        request,
-      );
+      return await work({
+        id,
+        runtime,
+        runtimeName: this.#cli.name,
+        dir: this.#state.files(id).dir,
+        socketsDir: this.#state.sockets,
+        cgroupPath: state.cgroupPath,
+        detaches: traits.hostProcesses,
+        subCgroups: traits.subCgroups,
+        killInside: traits.hostProcesses ? undefined : (killOp, pidFile) => killSandboxed(killOp, runtime, id, pidFile),
+      });
     } catch (error) {
       throw wrap(`${this.#cli.name} exec ${id}`, error);
     }
@@ -253,11 +266,37 @@ class ConmonRuntime implements OciRuntime {
     }
   }
 
+  async attach(op: Op, id: string, { io, streams }: AttachRequest): Promise<void> {
+    await this.#needed(id);
+    throwIfOver(op);
+    const { promise: ended, resolve, reject } = Promise.withResolvers<void>();
+    let detach: () => void;
+    try {
+      detach = this.#attachment(id, io).add(streams, (error) => (error ? reject(error) : resolve()));
+    } catch (error) {
+      throw wrap(`attach to ${id}`, error);
+    }
+    if (io.tty) streams.onResize(latestOnly((size) => this.resizeTerminal(id, size)));
+    try {
+      await orOver(op, ended);
+    } finally {
+      detach();
+    }
+  }
+
+  #attachment(id: string, io: AttachRequest['io']): Attachment {
+    const found = this.#attachments.get(id);
+    if (found) return found;
+    const made = new Attachment(this.attachSocket(id), io, () => this.#attachments.delete(id));
+    this.#attachments.set(id, made);
+    return made;
+  }
+
   attachSocket(id: string): string {
     return join(this.#state.files(id).socketLink, 'attach');
   }
 
-  async resizeTerminal(id: string, size: { width: number; height: number }): Promise<void> {
+  async resizeTerminal(id: string, size: TerminalSize): Promise<void> {
     const { bundle } = await this.#needed(id);
     using _lock = await this.#control.lock(id);
     await resizeTerminal({ id, bundle }, size);
@@ -272,6 +311,24 @@ class ConmonRuntime implements OciRuntime {
     if (!state) throw notFound('container', id);
     return state;
   }
+}
+
+/** One call at a time, and of what comes meanwhile only the last: a window that is dragged has a hundred sizes. A failed one is over; the next will tell. */
+function latestOnly<T>(work: (value: T) => Promise<void>): (value: T) => void {
+  let next: { value: T } | undefined;
+  let isRunning = false;
+  const run = async (): Promise<void> => {
+    isRunning = true;
+    for (let current = next; current; current = next) {
+      next = undefined;
+      await work(current.value).catch(() => undefined);
+    }
+    isRunning = false;
+  };
+  return (value) => {
+    next = { value };
+    if (!isRunning) void run();
+  };
 }
 
 /** Fails (failedPrecondition) when the runtime's or conmon's program is not there. Makes `stateDir`. */

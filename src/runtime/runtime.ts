@@ -1,3 +1,4 @@
+import type { Readable, Writable } from 'node:stream';
 import type { Op } from '../base/op.ts';
 import type { ProcessRef } from '../os/process.ts';
 import type { ExitStatus } from '../os/spawn.ts';
@@ -48,6 +49,35 @@ export interface ExecResult {
   readonly truncated: boolean;
 }
 
+/** In characters. */
+export interface TerminalSize {
+  readonly width: number;
+  readonly height: number;
+}
+
+/** A client's ends. They respect backpressure and stay the client's: the runtime neither ends nor destroys them. */
+export interface ProcessStreams {
+  readonly stdin: Readable | undefined;
+  readonly stdout: Writable | undefined;
+  /** Undefined with a terminal: it has one output. */
+  readonly stderr: Writable | undefined;
+  /** Calls back for each size of the client's terminal. */
+  onResize(listener: (size: TerminalSize) => void): void;
+}
+
+export interface ExecStreamRequest {
+  /** As in ExecRequest. */
+  readonly process: Readonly<Record<string, unknown>>;
+  readonly tty: boolean;
+  readonly streams: ProcessStreams;
+}
+
+export interface AttachRequest {
+  /** As the container was created. */
+  readonly io: Pick<ContainerIo, 'tty' | 'stdin' | 'stdinOnce'>;
+  readonly streams: ProcessStreams;
+}
+
 export interface Resources {
   readonly linux: Readonly<Record<string, unknown>>;
 }
@@ -71,6 +101,13 @@ export interface Runtime {
   /** Force-deletes container, cgroup, monitor and everything the driver keeps. Idempotent; missing is ok. First ends whatever `create` left half-done. */
   delete(op: Op, id: string): Promise<void>;
   execSync(op: Op, id: string, request: ExecRequest): Promise<ExecResult>;
+  /** Resolves with the exit code when the process ended and its output is written; children that it left run on. When the op ends, its whole tree is killed. */
+  exec(op: Op, id: string, request: ExecStreamRequest): Promise<number>;
+  /**
+   * Connects a client to init's streams from now on. Resolves when init has closed them and all is written, or when the op ends: that only detaches. A client
+   * that falls behind is let go (resourceExhausted) and never stalls the container. failedPrecondition when the container has ended.
+   */
+  attach(op: Op, id: string, request: AttachRequest): Promise<void>;
   update(op: Op, id: string, resources: Resources): Promise<void>;
   /** Returns once the new log file is the one written to (R25). */
   reopenLog(op: Op, id: string): Promise<void>;

@@ -10,6 +10,8 @@ import { createOciRuntime } from '../../src/runtime/oci.ts';
 import type { OciRuntime } from '../../src/runtime/oci.ts';
 import { findProgram } from '../../src/runtime/program.ts';
 import { StateDir } from '../../src/runtime/state-dir.ts';
+import { runtimeStreamsSuite } from '../conformance/runtime-streams.ts';
+import type { RuntimeSuiteOptions } from '../conformance/runtime.ts';
 import { op, pidsWith, runtimeSuite, TestBed, until } from '../conformance/runtime.ts';
 import { idmappingRunc } from '../lib/programs.ts';
 
@@ -54,18 +56,23 @@ describe('OCI runtimes', () => {
   });
   after(() => stopReactor());
 
-  if (has('runc')) runtimeSuite('runc', { open: (dir) => open('runc', [], dir), hostProcesses: true, update: true, oom: true });
+  const suites = (name: string, options: RuntimeSuiteOptions): void => {
+    runtimeSuite(name, options);
+    runtimeStreamsSuite(name, options);
+  };
+
+  if (has('runc')) suites('runc', { open: (dir) => open('runc', [], dir), hostProcesses: true, update: true, oom: true });
 
   const newer = idmappingRunc();
   if (newer !== undefined) {
-    runtimeSuite('runc with idmapped mounts', { open: (dir) => open(newer, [], dir), hostProcesses: true, update: true, oom: true });
+    suites('runc with idmapped mounts', { open: (dir) => open(newer, [], dir), hostProcesses: true, update: true, oom: true });
   }
 
-  if (has('crun')) runtimeSuite('crun', { open: (dir) => open(crunFor(dir), [], dir), hostProcesses: true, update: true, oom: true });
+  if (has('crun')) suites('crun', { open: (dir) => open(crunFor(dir), [], dir), hostProcesses: true, update: true, oom: true });
 
   // gVisor's Debian build (2022) has no update, kills only descendants at an exec's timeout, and its OOM is the sandbox's
   if (has('runsc')) {
-    runtimeSuite('runsc', {
+    suites('runsc', {
       open: (dir) => open('runsc', ['--platform=ptrace', '--network=none'], dir),
       hostProcesses: false,
       update: false,

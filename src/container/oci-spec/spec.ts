@@ -159,5 +159,7 @@ export function namespacesOf(choices: SpecInput['namespaces'], cgroupMode: Cgrou
 
 /** The process of an exec: the container's own with other arguments. */
 export function buildExecProcess(input: { spec: OciSpec; command: readonly string[]; tty: boolean }): OciProcess {
-  return { ...input.spec.process, args: input.command, terminal: input.tty };
+  const { env } = input.spec.process;
+  const needsTerm = input.tty && !env.some((entry) => entry.startsWith('TERM='));
+  return { ...input.spec.process, args: input.command, terminal: input.tty, env: needsTerm ? [...env, 'TERM=xterm'] : env };
 }

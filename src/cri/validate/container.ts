@@ -8,6 +8,7 @@ import type { StopContainerRequest__Output } from '../../gen/cri/runtime/v1/Stop
 import type { UpdateContainerResourcesRequest__Output } from '../../gen/cri/runtime/v1/UpdateContainerResourcesRequest.ts';
 import { absolutePath, knownEnum, noNul, nonEmpty, notNegative, relativePath, required, stringMap } from './fields.ts';
 import { namespaceOptions } from './sandbox.ts';
+import { command } from './streaming.ts';
 import { mountMappings } from './user-namespace.ts';
 
 export function createContainer(request: CreateContainerRequest__Output): { podSandboxId: string; config: ContainerConfig__Output } {
@@ -156,7 +157,6 @@ export const stopContainer = (request: StopContainerRequest__Output): { containe
 /** A timeout of 0 is none (CRI, ExecSyncRequest). */
 export function execSync(request: ExecSyncRequest__Output): { containerId: string; cmd: string[]; timeoutMs: number | undefined } {
   nonEmpty(request.containerId, 'container_id');
-  if (request.cmd.length === 0) throw invalidArgument('cmd', 'must not be empty');
-  request.cmd.forEach((text, index) => noNul(text, `cmd[${index}]`));
+  command(request.cmd);
   return { containerId: request.containerId, cmd: request.cmd, timeoutMs: milliseconds(request.timeout) || undefined };
 }

@@ -4,16 +4,19 @@ import { openSpdyCommand } from './spdy/command.ts';
 import type { Outcome } from './status.ts';
 import type { ExecSession, StreamRuntime } from './stream-runtime.ts';
 import type { Upgrade } from './upgrade.ts';
+import { isWebSocket } from './upgrade.ts';
+import { openWebSocketCommand } from './websocket/command.ts';
 
 export interface ExecRequest extends ExecSession {
   readonly wanted: WantedStreams;
 }
 
-export const openCommand = async (upgrade: Upgrade, wanted: WantedStreams): Promise<Command> => openSpdyCommand(upgrade, wanted);
+/** The client's streams, over the protocol that it asks for. */
+export const openCommand = async (upgrade: Upgrade, wanted: WantedStreams): Promise<Command> =>
+  isWebSocket(upgrade.request) ? openWebSocketCommand(upgrade, wanted) : openSpdyCommand(upgrade, wanted);
 
-/** One exec session from the client's request to its last byte. Rejects when the client goes before the command's end. */
-export async function serveExec(upgrade: Upgrade, runtime: StreamRuntime, request: ExecRequest): Promise<void> {
-  const { wanted, ...session } = request;
+/** One exec session from the client's request until the client has closed. */
+export async function serveExec(upgrade: Upgrade, runtime: StreamRuntime, { wanted, ...session }: ExecRequest): Promise<void> {
   const command = await openCommand(upgrade, wanted);
   let outcome: Outcome;
   try {

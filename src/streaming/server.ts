@@ -12,9 +12,11 @@ import type { AttachRequest } from '../gen/cri/runtime/v1/AttachRequest.ts';
 import type { ExecRequest } from '../gen/cri/runtime/v1/ExecRequest.ts';
 import type { PortForwardRequest } from '../gen/cri/runtime/v1/PortForwardRequest.ts';
 import type { WantedStreams } from './command.ts';
+import { serveAttach } from './attach.ts';
 import { serveExec } from './exec.ts';
 import type { StreamingLimits } from './limits.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
+import { servePortForward } from './port-forward.ts';
 import type { StreamRuntime } from './stream-runtime.ts';
 import { Tokens } from './tokens.ts';
 import { refuse } from './upgrade.ts';
@@ -110,11 +112,17 @@ export async function createStreamingServer(options: StreamingServerOptions): Pr
       const wanted = wantedStreams(request);
       return urlOf('exec', (upgrade) => serveExec(upgrade, runtime, { ...session, wanted }));
     },
-    attachUrl(_request) {
-      throw new ClassifiedError('unimplemented', 'attach is not built yet');
+    attachUrl(request) {
+      const session = { containerId: required(request.containerId, 'container_id'), tty: request.tty ?? false };
+      const wanted = wantedStreams(request);
+      return urlOf('attach', (upgrade) => serveAttach(upgrade, runtime, { ...session, wanted }));
     },
-    portForwardUrl(_request) {
-      throw new ClassifiedError('unimplemented', 'port forwarding is not built yet');
+    portForwardUrl(request) {
+      const podSandboxId = required(request.podSandboxId, 'pod_sandbox_id');
+      const ports = request.port ?? [];
+      const wrong = ports.find((port) => !(port >= 1 && port <= 65_535));
+      if (wrong !== undefined) throw invalidArgument('port', `${wrong} is no port`);
+      return urlOf('portforward', (upgrade) => servePortForward(upgrade, runtime, { podSandboxId, ports }));
     },
     address: bound.address,
     port: bound.port,

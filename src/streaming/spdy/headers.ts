@@ -88,9 +88,12 @@ export function headerBlock(headers: ReadonlyArray<readonly [name: string, value
   return Buffer.concat([count, ...headers.flatMap(([name, value]) => [counted(name), counted(value)])]);
 }
 
+/** What a sync flush ends with, a stored piece of nothing: Go's decompressor gives out what it has when it meets one, and fails without. */
+const SYNC = Buffer.from([0, 0, 0, 0xff, 0xff]);
+
 /**
- * Our own blocks, as one zlib stream too, but of stored pieces: the server only ever says "no headers", and a compressor would cost 256 KiB for each
- * connection. A stored piece is what a sync flush yields when nothing compresses (RFC 1951 section 3.2.4).
+ * Our own blocks, as one zlib stream too, but of stored pieces (RFC 1951 section 3.2.4): the server only ever says "no headers", and a compressor would cost
+ * 256 KiB for each connection.
  */
 export class HeaderWriter {
   #begun = false;
@@ -101,7 +104,7 @@ export class HeaderWriter {
     piece.writeUInt16LE(~block.length & 0xffff, 3);
     const start = this.#begun ? Buffer.alloc(0) : zlibHeader();
     this.#begun = true;
-    return Buffer.concat([start, piece, block]);
+    return Buffer.concat([start, piece, block, SYNC]);
   }
 }
 

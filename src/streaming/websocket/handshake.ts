@@ -1,0 +1,32 @@
+import type { ServerOptions, WebSocket } from 'ws';
+import { WebSocketServer } from 'ws';
+import { ClassifiedError } from '../../base/errors.ts';
+import { HttpRefusal } from '../upgrade.ts';
+import type { Upgrade } from '../upgrade.ts';
+
+/**
+ * Switches the client to a WebSocket (RFC 6455) with the first of its subprotocols that is among `protocols`, and returns which; the empty name where the
+ * client asks for none and `protocols` has it. Refuses with 400 what is no proper request and with 403 when no subprotocol is common.
+ */
+export async function switchToWebSocket(upgrade: Upgrade, protocols: readonly string[]): Promise<{ ws: WebSocket; protocol: string }> {
+  const { request, socket, head, limits } = upgrade;
+  const names = (request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
+  const protocol = names.find((name) => protocols.includes(name));
+  if (protocol === undefined)
+    throw new HttpRefusal(
+      403,
+      `unable to upgrade: client supports ${names.join(', ') || 'no subprotocol'}, server accepts ${protocols.join(', ')}`,
+    );
+  // `closeTimeout` is missing in the types: how long ws waits for the client's own close before it destroys the connection.
+  const options = { maxPayload: limits.maxMessageBytes, closeTimeout: limits.lingerMs } as ServerOptions;
+  const server = new WebSocketServer({ ...options, noServer: true, clientTracking: false, perMessageDeflate: false });
+  // ws would refuse the names of client-go's tunnels: a slash does not belong there (RFC 6455 section 4.1).
+  delete request.headers['sec-websocket-protocol'];
+  if (protocol !== '') server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${protocol}`));
+  const { promise, resolve, reject } = Promise.withResolvers<WebSocket>();
+  server.on('wsClientError', (error) => reject(new ClassifiedError('invalidArgument', `unable to upgrade: ${error.message}`)));
+  server.handleUpgrade(request, socket, head, resolve);
+  const ws = await promise;
+  ws.on('error', () => {});
+  return { ws, protocol };
+}

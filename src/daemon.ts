@@ -34,6 +34,7 @@ import { findPodSandbox } from './sandbox/list.ts';
 import type { PodSandboxRecord } from './sandbox/record.ts';
 import { recoverPodSandboxes } from './sandbox/recover.ts';
 import { createOverlaySnapshotter } from './snapshot/overlay.ts';
+import { LayerUsages } from './stats/layer-usage.ts';
 import { createSampler } from './stats/sampler.ts';
 
 /** A serving daemon. `close` stops answering and makes everything durable; containers go on running. */
@@ -120,7 +121,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     containers,
     images,
     events: bus,
-    stats: { sampler, snapshotter, stateDir: config.state },
+    stats: { sampler, snapshotter, layers: new LayerUsages(snapshotter), stateDir: config.state },
     status: {
       network,
       handlers: handlers.list(),

@@ -60,18 +60,22 @@ export class FilesystemSync {
 
 const CACHE_MS = 10_000;
 
-/** Usage of trees by key, measured at most every ten seconds and once for all who ask meanwhile. */
+/** Usage of trees by key, measured at most every ten seconds, one after another, and once for all who ask meanwhile. */
 export class UsageCache {
-  readonly #entries = new Map<string, { readonly atMs: number; readonly usage: Promise<Usage> }>();
+  readonly #entries = new Map<string, { readonly usage: Promise<Usage>; untilMs: number }>();
 
   of(key: string, dir: string): Promise<Usage> {
     const cached = this.#entries.get(key);
-    if (cached && Date.now() - cached.atMs < CACHE_MS) return cached.usage;
-    const entry = { atMs: Date.now(), usage: measureTree(dir) };
+    if (cached && Date.now() < cached.untilMs) return cached.usage;
+    // Counted from its end: a tree that takes longer to measure isn't measured twice at a time (R5).
+    const entry = { usage: measureTree(dir), untilMs: Number.POSITIVE_INFINITY };
     this.#entries.set(key, entry);
-    entry.usage.catch(() => {
-      if (this.#entries.get(key) === entry) this.#entries.delete(key);
-    });
+    entry.usage.then(
+      () => (entry.untilMs = Date.now() + CACHE_MS),
+      () => {
+        if (this.#entries.get(key) === entry) this.#entries.delete(key);
+      },
+    );
     return entry.usage;
   }
 

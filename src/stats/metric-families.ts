@@ -38,8 +38,8 @@ export interface ContainerReading extends CgroupReading {
   readonly resources: LinuxContainerResources__Output | null;
   /** Path of each device in `detail.io`, in its order. */
   readonly ioDevices: readonly string[];
-  /** The filesystem that the writable layer lies on, and what the layer takes of it. */
-  readonly filesystem: Filesystem & { readonly usedBytes: number };
+  /** The filesystem that the writable layer lies on, and what the layer takes of it; undefined: not measured yet. */
+  readonly filesystem: Filesystem & { readonly usedBytes: number | undefined };
 }
 
 export interface Filesystem {
@@ -172,14 +172,17 @@ function onDevices(name: string, help: string, read: (io: DeviceIo) => bigint): 
 function onFilesystem(
   name: string,
   help: string,
-  read: (filesystem: ContainerReading['filesystem']) => bigint | number,
+  read: (filesystem: ContainerReading['filesystem']) => bigint | number | undefined,
 ): Family<ContainerReading> {
   return {
     name,
     type: 'GAUGE',
     help,
     labels: ['device'],
-    read: ({ filesystem }) => [{ labels: [filesystem.device], value: read(filesystem) }],
+    read({ filesystem }) {
+      const value = read(filesystem);
+      return value === undefined ? [] : [{ labels: [filesystem.device], value }];
+    },
   };
 }
 

@@ -9,6 +9,7 @@ import { procUsage, softNofileOf } from '../os/proc-usage.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import type { CgroupReading, ContainerReading, Family, Filesystem } from './metric-families.ts';
 import { CONTAINER_FAMILIES, NETWORK_FAMILIES, POD_FAMILIES } from './metric-families.ts';
+import type { LayerUsages } from './layer-usage.ts';
 import { podNetwork } from './pod-network.ts';
 import { Recent } from './recent.ts';
 import type { Sample, Sampler } from './sampler.ts';
@@ -37,6 +38,8 @@ export interface MeasuredContainer {
   readonly pid: number;
   readonly startedAtNs: bigint;
   readonly resources: LinuxContainerResources__Output | null;
+  /** As `MeasuredLayer` has it. */
+  readonly config: object;
 }
 
 /** A ready pod with its containers that run. */
@@ -54,7 +57,8 @@ export interface MeasuredPod {
 /** Where the figures come from. */
 export interface MetricsSource {
   readonly sampler: Sampler;
-  readonly snapshotter: Pick<Snapshotter, 'usage' | 'root'>;
+  readonly snapshotter: Pick<Snapshotter, 'root'>;
+  readonly layers: LayerUsages;
 }
 
 const details = new Recent<CgroupDetail>();
@@ -98,7 +102,7 @@ async function cgroupReading(reading: Sample | Promise<Sample>, path: string): P
 }
 
 async function containerReading(source: MetricsSource, container: MeasuredContainer): Promise<ContainerReading | undefined> {
-  const { id, cgroupPath: path, startedAtNs, resources } = container;
+  const { id, cgroupPath: path, startedAtNs, resources, config } = container;
   const sample = await source.sampler.get(id);
   if (sample === undefined) return undefined;
   const root = source.snapshotter.root();
@@ -107,7 +111,7 @@ async function containerReading(source: MetricsSource, container: MeasuredContai
     usages.of(path, async () => procUsage(await procsIn(path))),
     softNofileOf(container.pid),
     filesystems.of(root, () => filesystemOf(root)),
-    source.snapshotter.usage(id).catch(() => undefined),
+    source.layers.of({ id, config, finishedAtNs: undefined }),
   ]);
   return {
     ...cgroup,
@@ -116,7 +120,7 @@ async function containerReading(source: MetricsSource, container: MeasuredContai
     startedAtNs,
     resources,
     ioDevices: await Promise.all(cgroup.detail.io.map(({ major, minor }) => deviceName(major, minor))),
-    filesystem: { ...filesystem, usedBytes: layer?.sizeBytes ?? 0 },
+    filesystem: { ...filesystem, usedBytes: layer?.sizeBytes },
   };
 }
 

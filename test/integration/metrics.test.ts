@@ -103,4 +103,69 @@ describe('metrics', function () {
     expect(await ids()).to.deep.equal([container]);
     await bed.cri.runtime('removeContainer', { containerId: short });
   });
+
+  it('statistics: a running container has all that the kernel keeps', async () => {
+    const { stats } = await bed.cri.runtime('containerStats', { containerId: container.slice(0, 12) });
+    expect(stats?.attributes).to.deep.include({ id: container, labels: { app: 'one' } });
+    expect(Number(stats?.memory?.workingSetBytes?.value)).to.be.within(4096, 64 << 20);
+    expect(Number(stats?.memory?.availableBytes?.value)).to.be.within(1 << 20, 64 << 20);
+    expect(Number(stats?.writableLayer?.usedBytes?.value)).to.be.at.least(65_536);
+    expect(Number(stats?.writableLayer?.inodesUsed?.value)).to.be.at.least(1);
+    expect(stats?.writableLayer?.fsId?.mountpoint).to.match(/snapshots/);
+    await eventually('there is a rate of two readings', async () => {
+      const again = await bed.cri.runtime('containerStats', { containerId: container });
+      return again.stats?.cpu?.usageNanoCores !== null;
+    });
+  });
+
+  it('statistics: of a pod, with its interfaces and processes', async () => {
+    const { stats } = await bed.cri.runtime('podSandboxStats', { podSandboxId: pod });
+    expect(stats?.linux?.network?.defaultInterface?.name).to.equal('eth0');
+    expect(stats?.linux?.network?.interfaces.map(({ name }) => name)).to.not.include('eth0');
+    expect(Number(stats?.linux?.process?.processCount?.value)).to.be.within(1, 3);
+    expect(stats?.linux?.containers.map(({ attributes }) => attributes?.id)).to.deep.equal([container]);
+    expect(Number(stats?.linux?.memory?.usageBytes?.value)).to.be.at.least(4096);
+  });
+
+  it('statistics: one that has ended keeps its writable layer; filters take beginnings of ids and labels', async () => {
+    const ended = await bed.runContainer(
+      pod,
+      config,
+      bed.containerConfig('ended', 'dd if=/dev/zero of=/file bs=1024 count=32', { labels: { app: 'two' } }),
+    );
+    await eventually('it ends', async () => (await bed.status(ended)).state === 'CONTAINER_EXITED');
+    const { stats } = await bed.cri.runtime('containerStats', { containerId: ended });
+    expect(stats?.cpu).to.equal(null);
+    expect(stats?.memory).to.equal(null);
+    expect(Number(stats?.writableLayer?.usedBytes?.value)).to.be.at.least(32_768);
+
+    const ids = async (filter: object): Promise<Array<string | undefined>> =>
+      (await bed.cri.runtime('listContainerStats', { filter })).stats.map(({ attributes }) => attributes?.id);
+    expect(await ids({})).to.have.members([container, ended]);
+    expect(await ids({ id: ended.slice(0, 13) })).to.deep.equal([ended]);
+    expect(await ids({ podSandboxId: pod.slice(0, 13) })).to.have.members([container, ended]);
+    expect(await ids({ labelSelector: { app: 'one' } })).to.deep.equal([container]);
+    expect(await ids({ labelSelector: { app: 'one' }, id: ended })).to.deep.equal([]);
+    const pods = async (filter: object): Promise<Array<string | undefined>> =>
+      (await bed.cri.runtime('listPodSandboxStats', { filter })).stats.map(({ attributes }) => attributes?.id);
+    expect(await pods({ id: pod.slice(0, 13) })).to.deep.equal([pod]);
+    expect(await pods({ labelSelector: { test: 'another' } })).to.deep.equal([]);
+    await bed.cri.runtime('removeContainer', { containerId: ended });
+  });
+
+  it('stream what they list', async () => {
+    const containers = await bed.cri.stream('streamContainerStats', {});
+    expect(containers.flatMap(({ containerStats }) => containerStats.map(({ attributes }) => attributes?.id))).to.deep.equal([container]);
+    const pods = await bed.cri.stream('streamPodSandboxStats', {});
+    expect(pods.flatMap(({ podSandboxStats }) => podSandboxStats.map(({ attributes }) => attributes?.id))).to.deep.equal([pod]);
+    const metrics = await bed.cri.stream('streamPodSandboxMetrics', {});
+    const names = (all: readonly PodSandboxMetrics__Output[]): string[] => [
+      ...new Set(
+        all.flatMap(({ metrics: own, containerMetrics }) =>
+          [...own, ...containerMetrics.flatMap((each) => each.metrics)].map(({ name }) => name),
+        ),
+      ),
+    ];
+    expect(names(metrics.flatMap(({ podSandboxMetrics }) => podSandboxMetrics))).to.have.members(names([await podMetrics()]));
+  });
 });

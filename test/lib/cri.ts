@@ -16,6 +16,7 @@ type Answered<M> = M extends Method<never, infer Out> ? Out : never;
 type Rpcs<D> = { [Name in keyof D as string extends Name ? never : Uncapitalize<Name & string>]: D[Name] };
 type RuntimeRpcs = Rpcs<RuntimeServiceDefinition>;
 type ImageRpcs = Rpcs<ImageServiceDefinition>;
+type Streaming = (request: object) => ClientReadableStream<unknown>;
 type Unary = (request: object, options: { deadline: number }, callback: (error: ServiceError | null, value?: unknown) => void) => void;
 
 /** A client of one CRI socket, for tests and the scripts in hack/. Fails with grpc-js' ServiceError (`code`, `details`). */
@@ -56,6 +57,14 @@ export class Cri implements Disposable {
 
   image<Name extends keyof ImageRpcs>(name: Name, request: Asked<ImageRpcs[Name]>, timeoutMs = 60_000): Promise<Answered<ImageRpcs[Name]>> {
     return ask(this.#image, name, request as object, timeoutMs) as Promise<Answered<ImageRpcs[Name]>>;
+  }
+
+  /** All messages of a server-streaming RPC that ends by itself. */
+  stream<Name extends keyof RuntimeRpcs>(name: Name, request: Asked<RuntimeRpcs[Name]>): Promise<Array<Answered<RuntimeRpcs[Name]>>> {
+    const method = (this.#runtime as unknown as Record<string, Streaming | undefined>)[name];
+    if (method === undefined) throw new Error(`no such RPC: ${name}`);
+    const stream = method.call(this.#runtime, request as object);
+    return stream.toArray() as Promise<Array<Answered<RuntimeRpcs[Name]>>>;
   }
 
   /** Calls back for each event until the result is disposed of. */

@@ -43,5 +43,5 @@ function measuredContainer({ id, state, cgroupPath, process, config, startedAtNs
   if (state !== 'running' || cgroupPath === '' || process === undefined) return [];
   const image = config.image?.userSpecifiedImage || config.image?.image || '';
   const name = config.metadata?.name ?? '';
-  return [{ id, name, image, cgroupPath, pid: process.init.pid, startedAtNs: BigInt(startedAtNs), resources }];
+  return [{ id, name, image, cgroupPath, pid: process.init.pid, startedAtNs: BigInt(startedAtNs), resources, config }];
 }

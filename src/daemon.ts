@@ -7,6 +7,7 @@ import { Operations } from './base/operations.ts';
 import { newOp } from './base/op.ts';
 import { TaskSet } from './base/task-set.ts';
 import type { Config } from './config/config.ts';
+import { CdiRegistry } from './container/cdi/registry.ts';
 import type { ContainerDeps } from './container/deps.ts';
 import { daemonFacts } from './container/facts.ts';
 import { createPauseProcess } from './container/pause.ts';
@@ -86,6 +87,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     locks: new KeyedLock(),
     images,
     snapshotter,
+    cdi: new CdiRegistry(config.cdi.specDirs),
     sampler,
     exits: new Map(),
     starts: new Map(),

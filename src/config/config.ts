@@ -21,6 +21,7 @@ export interface Config {
   readonly socket: string;
   readonly streaming: { readonly address: string; readonly port: number };
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly cdi: { readonly specDirs: readonly string[] };
   readonly registry: { readonly hostsDir: string };
   readonly image: {
     readonly snapshotter: 'overlay';

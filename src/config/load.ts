@@ -125,6 +125,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     socket: get<string>('socket') || join(state, 'gantry.sock'),
     streaming: { address: get('streaming.address'), port: get('streaming.port') },
     cni: { confDir: get('cni.conf_dir'), binDirs: get('cni.bin_dirs') },
+    cdi: { specDirs: get('cdi.spec_dirs') },
     registry: { hostsDir: get('registry.hosts_dir') },
     image: {
       snapshotter: get('image.snapshotter'),

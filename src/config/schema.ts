@@ -42,6 +42,13 @@ export const SETTINGS: readonly Setting[] = [
     description: 'where CNI plugins are looked for',
   },
   {
+    key: 'cdi.spec_dirs',
+    type: 'paths',
+    default: ['/etc/cdi', '/var/run/cdi'],
+    flag: 'cdi-spec-dir',
+    description: 'where CDI specs are looked for; later directories win',
+  },
+  {
     key: 'registry.hosts_dir',
     type: 'path',
     default: '/etc/gantry/certs.d',

@@ -10,6 +10,7 @@ import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerCon
 import type { Image } from '../image/image.ts';
 import { cgroupOf } from '../os/cgroup.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
+import { resolveCdi } from './cdi/devices.ts';
 import type { ContainerDeps } from './deps.ts';
 import { prepareLog } from './log.ts';
 import { imageVolumesOf, mountImageVolumes } from './image-volumes.ts';
@@ -61,6 +62,8 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   const image = imageOf(deps, config);
   const runtime = deps.handler(sandbox.runtimeHandler);
   const idmap = podIdmap(deps.stateDir, sandbox);
+  // Before anything is made: a device that is missing is known now.
+  const cdi = await resolveCdi(deps.cdi, op, config);
   let record = newRecord(deps, { sandbox, config, image });
   const paths = containerPaths(deps.stateDir, record.id);
 
@@ -79,7 +82,7 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   makeVolumeDirs(op, paths.rootfs, image.config.volumes, podRoot(idmap));
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   checkMapped(record.user, idmap);
-  const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts }));
+  const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts, cdi }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   if (record.logPath !== '') await prepareLog(sandbox.config.logDirectory, config.logPath);
 

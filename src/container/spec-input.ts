@@ -16,9 +16,9 @@ import { containerPaths } from './record.ts';
 /** Everything of the host that a container's spec depends on, gathered so that the spec itself is pure. */
 export async function specInput(
   deps: ContainerDeps,
-  from: { record: ContainerRecord; sandbox: PodSandboxRecord; image: Image; mounts: readonly ResolvedMount[] },
+  from: { record: ContainerRecord; sandbox: PodSandboxRecord; image: Image; mounts: readonly ResolvedMount[]; cdi: SpecInput['cdi'] },
 ): Promise<SpecInput> {
-  const { record, sandbox, image, mounts } = from;
+  const { record, sandbox, image, mounts, cdi } = from;
   const { config } = record;
   const context = config.linux?.securityContext ?? null;
   const paths = podPaths(deps.stateDir, sandbox.id);
@@ -41,6 +41,7 @@ export async function specInput(
     mounts,
     podFiles: { resolvConf: paths.resolvConf, hostname: paths.hostname, shm: hostIpc ? '/dev/shm' : paths.shm },
     devices: context?.privileged === true ? await allHostDevices() : await askedDevices(config.devices),
+    cdi,
     localhostSeccomp: seccomp.kind === 'localhost' ? await readProfile(seccomp.path) : undefined,
     annotations: { 'gantry.sandbox-id': sandbox.id },
     daemon: deps.facts,

@@ -1,4 +1,5 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ServiceError } from '@grpc/grpc-js';
 import { status as Code } from '@grpc/grpc-js';
@@ -23,6 +24,7 @@ describe('devices, volumes and mounts of containers', function () {
   let pod = '';
   let podConfig: PodSandboxConfig;
   let count = 0;
+  let cdiDir = '';
 
   before(async () => {
     const data = imageOf({
@@ -55,8 +57,11 @@ describe('devices, volumes and mounts of containers', function () {
         Volumes: { '/cache/deep': {}, '/kept': {}, '/links/out/gantry-devices-escaped': {}, '/links/nowhere': {}, relative: {}, '/': {} },
       },
     });
+    cdiDir = mkdtempSync(join(tmpdir(), 'gantry-cdi-'));
+    chmodSync(cdiDir, 0o755);
     bed = await Bed.make({
       subnet: 7,
+      flags: ['--cdi-spec-dir', cdiDir],
       images: new Map([
         ['data:1', data],
         ['volumes:1', volumes],
@@ -67,7 +72,10 @@ describe('devices, volumes and mounts of containers', function () {
     podConfig = bed.podConfig('devices', { linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' } } } });
     pod = await bed.runPod(podConfig);
   });
-  after(() => bed.end());
+  after(async () => {
+    rmSync(cdiDir, { recursive: true });
+    await bed.end();
+  });
 
   const options = { securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } };
   const run = (script: string, change: ContainerConfig): Promise<string> =>
@@ -170,6 +178,84 @@ describe('devices, volumes and mounts of containers', function () {
       await bed.gantry.kill();
       await bed.gantry.start();
       await eventually('it is undone', () => leftovers() === before);
+    });
+  });
+
+  describe('CDI devices (F18)', () => {
+    const spec = (): object => ({
+      cdiVersion: '0.7.0',
+      kind: 'gantry.test/thing',
+      containerEdits: {
+        env: ['CDI_SPEC=once'],
+        mounts: [{ hostPath: cdiDir, containerPath: '/mnt/cdi', options: ['ro', 'rbind', 'nosuid'] }],
+      },
+      devices: [
+        {
+          name: 'null',
+          containerEdits: {
+            env: ['CDI_NULL=1'],
+            deviceNodes: [{ path: '/dev/cdi-null', hostPath: '/dev/null', permissions: 'rw' }],
+            additionalGids: [4242],
+          },
+        },
+        {
+          name: 'hook',
+          containerEdits: {
+            hooks: [
+              { hookName: 'createRuntime', path: '/bin/sh', args: ['sh', '-c', `env > ${join(cdiDir, 'hook-ran')}`], env: ['HOOK=yes'] },
+            ],
+          },
+        },
+        { name: 'gone', containerEdits: { deviceNodes: [{ path: '/dev/gantry-no-such-device' }] } },
+      ],
+    });
+    const cdi = (name: string): ContainerConfig => ({ CDIDevices: [{ name: `gantry.test/thing=${name}` }] });
+
+    it('is refused by its name while it is not there, and found without a restart when it is', async () => {
+      await refused(cdi('null'), Code.INVALID_ARGUMENT, /^config\.CDI_devices\[0\]\.name: no CDI device "gantry\.test\/thing=null" in /);
+      writeFileSync(join(cdiDir, 'thing.json'), JSON.stringify(spec()));
+      const user = { securityContext: { ...options.securityContext, runAsUser: { value: '1000' } } };
+      const id = await run(SLEEP, { ...cdi('null'), linux: user });
+      expect(
+        await sh(
+          id,
+          'echo $CDI_SPEC $CDI_NULL; stat -c "%F %t %T %u" /dev/cdi-null; echo x > /dev/cdi-null; id -G; ls /mnt/cdi; touch /mnt/cdi/x',
+        ),
+      ).to.match(/^once 1\ncharacter special file 1 3 1000\n.*\b4242\b.*\nthing\.json\n.*Read-only file system/s);
+      await remove(id);
+    });
+
+    it('runs its hooks with nothing but their own environment', async () => {
+      const id = await run(SLEEP, { annotations: { 'cdi.k8s.io/plugin_1': 'gantry.test/thing=hook,gantry.test/thing=null' } });
+      expect(await sh(id, 'echo $CDI_SPEC $CDI_NULL')).to.equal('once 1');
+      expect(readFileSync(join(cdiDir, 'hook-ran'), 'utf8'))
+        .to.match(/^HOOK=yes$/m)
+        .and.not.match(/FROM=image|GANTRY/);
+      await remove(id);
+    });
+
+    it('is refused when the host lacks its node, or the name is none', async () => {
+      await refused(cdi('gone'), Code.INVALID_ARGUMENT, /CDI device node \/dev\/gantry-no-such-device: /);
+      await refused(
+        { CDIDevices: [{ name: '../etc/passwd' }] },
+        Code.INVALID_ARGUMENT,
+        /config\.CDI_devices\[0\]\.name: .* is not a CDI device name/,
+      );
+      await refused({ CDIDevices: [{ name: '' }] }, Code.INVALID_ARGUMENT, /config\.CDI_devices\[0\]\.name: must not be empty/);
+      await refused({ annotations: { 'cdi.k8s.io/x': 'nonsense' } }, Code.INVALID_ARGUMENT, /config\.annotations\[cdi\.k8s\.io\/x\]: /);
+      writeFileSync(join(cdiDir, 'broken.yaml'), 'cdiVersion: [');
+      await refused(cdi('other'), Code.INVALID_ARGUMENT, /no CDI device .*1 broken: .*broken\.yaml/);
+    });
+
+    it("does not listen to the pod's annotations (S6)", async () => {
+      const config = bed.podConfig('annotated', { annotations: { 'cdi.k8s.io/x': 'gantry.test/thing=null' }, linux: options });
+      const podSandboxId = await bed.runPod(config);
+      const id = await bed.runContainer(podSandboxId, config, bed.containerConfig('c', SLEEP, { linux: options }));
+      expect(await sh(id, 'echo "[$CDI_NULL]"; ls /dev/cdi-null'))
+        .to.contain('[]')
+        .and.to.contain('No such file');
+      await bed.cri.runtime('stopPodSandbox', { podSandboxId });
+      await bed.cri.runtime('removePodSandbox', { podSandboxId });
     });
   });
 

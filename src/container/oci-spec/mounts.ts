@@ -70,7 +70,7 @@ const fileMount = (destination: string, source: string | undefined, access: stri
 export const idMappings = (mappings: readonly IdMapping[]): OciIdMapping[] =>
   mappings.map(({ containerId, hostId, length }) => ({ containerID: containerId, hostID: hostId, size: length }));
 
-const trimmed = (path: string): string => path.replace(/\/+/g, '/').replace(/(.)\/$/, '$1');
+export const trimmed = (path: string): string => path.replace(/\/+/g, '/').replace(/(.)\/$/, '$1');
 
 /** Defaults, each replaced by a CRI mount at the same place; parents before what lies in them, otherwise in the order given. */
 export function mountsOf(input: MountsInput): OciMount[] {
@@ -94,8 +94,13 @@ export function mountsOf(input: MountsInput): OciMount[] {
   const own = defaults(input).filter(
     ({ destination }) => !taken.has(destination) && !(taken.has('/sys') && destination.startsWith('/sys/')),
   );
+  return byDepth([...own, ...asked]);
+}
+
+/** Parents before what lies in them, otherwise in the order given. */
+export function byDepth(mounts: readonly OciMount[]): OciMount[] {
   const depth = (path: string): number => (path === '/' ? 0 : path.split('/').length);
-  return [...own, ...asked].sort((a, b) => depth(a.destination) - depth(b.destination));
+  return mounts.toSorted((a, b) => depth(a.destination) - depth(b.destination));
 }
 
 /** What the root mount must be for the strictest of these mounts to work (rslave sees the host's later mounts, rshared shows ours to it). */

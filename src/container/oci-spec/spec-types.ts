@@ -45,17 +45,39 @@ export interface OciNamespace {
 
 export interface OciDevice {
   readonly path: string;
-  readonly type: 'c' | 'b';
+  /** Character, block, unbuffered character, FIFO. */
+  readonly type: 'c' | 'b' | 'u' | 'p';
   readonly major: number;
   readonly minor: number;
   readonly fileMode: number;
-  readonly uid: number;
-  readonly gid: number;
+  readonly uid?: number;
+  readonly gid?: number;
+}
+
+export interface OciHook {
+  readonly path: string;
+  readonly args?: readonly string[];
+  readonly env?: readonly string[];
+  readonly timeout?: number;
+}
+
+export type OciHooks = Partial<
+  Record<'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop', readonly OciHook[]>
+>;
+
+export interface OciIntelRdt {
+  readonly closID?: string;
+  readonly l3CacheSchema?: string;
+  readonly memBwSchema?: string;
+  readonly schemata?: readonly string[];
+  readonly enableCMT?: boolean;
+  readonly enableMBM?: boolean;
+  readonly enableMonitoring?: boolean;
 }
 
 export interface OciDeviceRule {
   readonly allow: boolean;
-  readonly type?: 'a' | 'c' | 'b';
+  readonly type?: 'a' | OciDevice['type'];
   readonly major?: number;
   readonly minor?: number;
   readonly access: string;
@@ -99,6 +121,7 @@ export interface OciSpec {
   readonly hostname?: string;
   readonly mounts: readonly OciMount[];
   readonly annotations: Readonly<Record<string, string>>;
+  readonly hooks?: OciHooks;
   readonly linux: {
     readonly namespaces: readonly OciNamespace[];
     readonly uidMappings?: readonly OciIdMapping[];
@@ -111,5 +134,6 @@ export interface OciSpec {
     readonly rootfsPropagation?: string;
     readonly mountLabel?: string;
     readonly seccomp?: OciSeccomp;
+    readonly intelRdt?: OciIntelRdt;
   };
 }

@@ -3,6 +3,8 @@ import type { ImageConfig } from '../../image/image.ts';
 import type { IdMapping } from '../../os/user-namespace.ts';
 import type { CgroupLimits, CgroupMode } from '../../os/cgroup.ts';
 import { containerCapabilities } from './capabilities.ts';
+import type { CdiEdits } from './cdi-edits.ts';
+import { withCdi } from './cdi-edits.ts';
 import type { HostDevice } from './devices.ts';
 import { devicesOf } from './devices.ts';
 import type { MountsInput, ResolvedMount } from './mounts.ts';
@@ -50,6 +52,8 @@ export interface SpecInput {
   readonly mounts: readonly ResolvedMount[];
   readonly podFiles: MountsInput['podFiles'];
   readonly devices: readonly HostDevice[];
+  /** What its CDI devices want changed, and their nodes with the host's facts. */
+  readonly cdi: { readonly edits: CdiEdits; readonly devices: readonly HostDevice[] };
   /** Parsed Localhost seccomp profile, when one was asked for. */
   readonly localhostSeccomp: unknown;
   readonly annotations: Readonly<Record<string, string>>;
@@ -83,7 +87,7 @@ export function buildSpec(input: SpecInput): OciSpec {
   const readonlyRootfs = context?.readonlyRootfs ?? false;
   const propagation = rootfsPropagation(input.mounts);
   const user = userNamespaceOf(input.userNamespace);
-  return {
+  const spec: OciSpec = {
     ociVersion: user.ociVersion,
     process: ociProcess,
     root: { path: input.rootfsPath, readonly: readonlyRootfs },
@@ -108,6 +112,7 @@ export function buildSpec(input: SpecInput): OciSpec {
       ...(seccomp === undefined ? {} : { seccomp }),
     },
   };
+  return withCdi(spec, input.cdi.edits, input.cdi.devices);
 }
 
 function processOf(input: SpecInput): OciProcess {

@@ -35,6 +35,7 @@ export function createContainer(request: CreateContainerRequest__Output): { podS
     if (!/^[rwm]{0,3}$/.test(device.permissions))
       throw invalidArgument(`config.devices[${index}].permissions`, `${JSON.stringify(device.permissions)} is not of r, w and m`);
   });
+  config.CDIDevices.forEach(({ name }, index) => nonEmpty(name, `config.CDI_devices[${index}].name`));
   security(config);
   resources(config.linux?.resources ?? null, 'config.linux.resources');
   return { podSandboxId: request.podSandboxId, config };

@@ -2,7 +2,7 @@ import { expect } from 'chai';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { execa } from 'execa';
+import { makeFifo } from '../../../src/os/syscalls.ts';
 import { readRootfsFile, resolveUser } from '../../../src/container/rootfs-users.ts';
 import type { UserRequest } from '../../../src/container/rootfs-users.ts';
 
@@ -60,7 +60,7 @@ describe('container/rootfs-users: files of an image (S2, S3)', () => {
   });
 
   it('does not wait for a FIFO and does not read a huge file', async () => {
-    await execa('mkfifo', [join(rootfs, 'etc', 'passwd')]);
+    makeFifo(join(rootfs, 'etc', 'passwd'), 0o600);
     expect(() => readRootfsFile(rootfs, 'etc/passwd')).to.throw('not a regular file');
     writeFileSync(join(rootfs, 'etc', 'group'), '');
     truncateSync(join(rootfs, 'etc', 'group'), 11 * 1024 * 1024);

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { NO_EDITS } from '../../../../src/container/oci-spec/cdi-edits.ts';
 import { capabilitiesOf, CAPABILITIES, containerCapabilities } from '../../../../src/container/oci-spec/capabilities.ts';
 import { mountsOf } from '../../../../src/container/oci-spec/mounts.ts';
 import type { MountsInput } from '../../../../src/container/oci-spec/mounts.ts';
@@ -41,6 +42,7 @@ const input = (change: Partial<SpecInput> = {}): SpecInput => ({
   mounts: [],
   podFiles: { resolvConf: '/pod/resolv.conf', shm: '/pod/shm' },
   devices: [],
+  cdi: { edits: NO_EDITS, devices: [] },
   localhostSeccomp: undefined,
   annotations: {},
   daemon: {

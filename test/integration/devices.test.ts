@@ -169,9 +169,13 @@ describe('devices, volumes and mounts of containers', function () {
 
     it('leave nothing of a create that a dead daemon began', async () => {
       const before = leftovers();
+      const hook = { hookName: 'createRuntime', path: '/bin/sleep', args: ['sleep', '5'] };
+      const devices = [{ name: 'hook', containerEdits: { hooks: [hook] } }];
+      writeFileSync(join(cdiDir, 'slow.json'), JSON.stringify({ cdiVersion: '0.5.0', kind: 'gantry.test/slow', devices }));
       const config = bed.containerConfig('cut', SLEEP, {
         linux: options,
-        mounts: [imageMount(), { containerPath: '/slow', hostPath: '/tmp' }],
+        mounts: [imageMount()],
+        CDIDevices: [{ name: 'gantry.test/slow=hook' }],
       });
       void bed.cri.runtime('createContainer', { podSandboxId: pod, config, sandboxConfig: podConfig }).catch(() => undefined);
       await eventually('the view is mounted', () => mountsUnder(bed.gantry.dir).some((path) => path.includes('image-volumes')));
@@ -219,9 +223,9 @@ describe('devices, volumes and mounts of containers', function () {
       expect(
         await sh(
           id,
-          'echo $CDI_SPEC $CDI_NULL; stat -c "%F %t %T %u" /dev/cdi-null; echo x > /dev/cdi-null; id -G; ls /mnt/cdi; touch /mnt/cdi/x',
+          'echo $CDI_SPEC $CDI_NULL; stat -c "%F %t %T %u" /dev/cdi-null; echo x > /dev/cdi-null; id -G; ls /mnt/cdi/thing.json; touch /mnt/cdi/x',
         ),
-      ).to.match(/^once 1\ncharacter special file 1 3 1000\n.*\b4242\b.*\nthing\.json\n.*Read-only file system/s);
+      ).to.match(/^once 1\ncharacter special file 1 3 1000\n.*\b4242\b.*\n\/mnt\/cdi\/thing\.json\n.*Read-only file system/s);
       await remove(id);
     });
 

@@ -83,7 +83,7 @@ export function withCdi(spec: OciSpec, edits: CdiEdits, devices: readonly HostDe
       env: envWith(process.env, edits.env),
       user: { ...process.user, ...(gids.length > 0 ? { additionalGids } : {}) },
     },
-    mounts: mountsWith(spec.mounts, edits.mounts),
+    mounts: mountsWith(spec.mounts, edits.mounts, linux),
     ...(Object.keys(hooks).length > 0 ? { hooks } : {}),
     linux: {
       ...linux,
@@ -115,16 +115,23 @@ function ruleOf({ type, major, minor, permissions }: HostDevice): OciDeviceRule[
   return permissions === 'none' ? [] : [{ allow: true, type, major, minor, access: permissions || 'rwm' }];
 }
 
-function mountsWith(mounts: readonly OciMount[], more: readonly CdiMount[]): readonly OciMount[] {
+function mountsWith(
+  mounts: readonly OciMount[],
+  more: readonly CdiMount[],
+  { uidMappings, gidMappings }: OciSpec['linux'],
+): readonly OciMount[] {
   if (more.length === 0) return mounts;
   const added = more.map(({ hostPath, containerPath, type = '', options = [] }): OciMount => {
-    const isBind = options.includes('bind') || options.includes('rbind');
+    // What has neither type nor options can only be meant as a bind mount.
+    const isNamed = options.includes('bind') || options.includes('rbind');
+    const isBind = isNamed || type === '' || type === 'bind';
     return {
       destination: trimmed(containerPath),
-      // What has neither type nor options can only be meant as a bind mount.
       type: type === '' ? 'bind' : type,
       source: hostPath,
-      options: type === '' && !isBind ? ['rbind', ...options] : options,
+      options: isBind && !isNamed ? ['rbind', ...options] : options,
+      // In a pod with users of its own, root's files are its root's.
+      ...(isBind && uidMappings !== undefined && gidMappings !== undefined ? { uidMappings, gidMappings } : {}),
     };
   });
   const last = new Map(added.map((mount) => [mount.destination, mount]));

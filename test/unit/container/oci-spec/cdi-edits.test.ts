@@ -15,7 +15,9 @@ describe('container/oci-spec/cdi-edits', () => {
       args: ['/x'],
       rootfsPath: '/r',
       namespaces: { network: {}, ipc: {}, uts: {}, pid: {} },
+      userNamespace: undefined,
       cgroupsPath: '/c',
+      seccomp: true,
       daemon,
     });
   });
@@ -94,6 +96,21 @@ describe('container/oci-spec/cdi-edits', () => {
       { destination: '/t', type: 'tmpfs', source: 'tmpfs', options: ['size=1k'] },
       { destination: '/dev/deep/er', type: 'bind', source: '/other', options: ['bind'] },
     ]);
+  });
+
+  it('maps the ids of bind mounts as those of the pod', () => {
+    const ids = {
+      uidMappings: [{ containerID: 0, hostID: 65536, size: 65536 }],
+      gidMappings: [{ containerID: 0, hostID: 65536, size: 65536 }],
+    };
+    const from = { ...spec, linux: { ...spec.linux, ...ids } };
+    const mounts = [
+      { hostPath: '/lib/x', containerPath: '/lib/x', options: ['ro', 'rbind'] },
+      { hostPath: 'tmpfs', containerPath: '/t', type: 'tmpfs' },
+    ];
+    const mapped = edit({ mounts }, [], from).mounts;
+    expect(mapped.find(({ destination }) => destination === '/lib/x')).to.include(ids);
+    expect(mapped.find(({ destination }) => destination === '/t')).to.not.have.property('uidMappings');
   });
 
   it('adds hooks by name, groups but 0, and the last word on RDT', () => {

@@ -15,10 +15,12 @@ interface FeaturesDocument {
   };
 }
 
-/** mount_setattr(2), which read-only trees and idmapped mounts are made of, came with Linux 5.12. */
-export function kernelHasMountSetattr(kernelRelease: string): boolean {
+/** What the kernel does of it: mount_setattr(2), which read-only trees are made of, came with Linux 5.12, overlays on idmapped layers with 5.19. */
+export function onKernel(features: HandlerFeatures, kernelRelease: string): HandlerFeatures {
   const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
-  return major > 5 || (major === 5 && minor >= 12);
+  const isSince = (since: number): boolean => major > 5 || (major === 5 && minor >= since);
+  const { recursiveReadOnlyMounts, userNamespaces } = features;
+  return { ...features, recursiveReadOnlyMounts: recursiveReadOnlyMounts && isSince(12), userNamespaces: userNamespaces && isSince(19) };
 }
 
 /** Out of `<runtime> features` (OCI runtime-spec, features.md); a runtime without a word on idmapped mounts can't run a pod in a user namespace. */
@@ -50,8 +52,7 @@ function hasSeccomp({ linux, annotations }: FeaturesDocument): boolean {
 export async function discoverFeatures(op: Op, runtime: readonly string[]): Promise<HandlerFeatures> {
   try {
     const { exitCode, stdout } = await run(op, { argv: [...runtime, 'features'] });
-    const features = exitCode === 0 ? parseFeatures(stdout.toString('utf8')) : NONE;
-    return kernelHasMountSetattr(release()) ? features : { ...NONE, seccomp: features.seccomp };
+    return exitCode === 0 ? onKernel(parseFeatures(stdout.toString('utf8')), release()) : NONE;
   } catch {
     return NONE;
   }

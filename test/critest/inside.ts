@@ -11,6 +11,9 @@ const OUT = join(TOP, '.out/critest');
 export const MIRRORED = ['registry.k8s.io', 'k8s.gcr.io', 'gcr.io', 'public.ecr.aws'];
 
 const [critest = '', storage = '', ...options] = process.argv.slice(2);
+const IDMAP_HANDLER = 'runc-idmap';
+const idmapRunc = process.env['RUNC_USERNS'];
+const again = idmapRunc && !process.env['HANDLER'] ? [{ handler: IDMAP_HANDLER, focus: 'UserNamespaces' }] : [];
 const logPath = join(OUT, 'gantry.log');
 rmSync(logPath, { force: true });
 await using registry = await startRegistry(storage);
@@ -20,12 +23,14 @@ const gantry = new Gantry({
   flags: [
     '--pause-image',
     'registry.k8s.io/pause:3.10.1',
+    ...(idmapRunc ? ['--handler', `${IDMAP_HANDLER}=${idmapRunc}`] : []),
     ...(process.env['HANDLER'] ? ['--default-handler', process.env['HANDLER']] : []),
   ],
 });
 await gantry.start();
 try {
-  process.exitCode = await runCritest({ critest, options, socket: gantry.socket, outDir: OUT, plan: readPlan(join(TOP, 'critest.yaml')) });
+  const plan = readPlan(join(TOP, 'critest.yaml'));
+  process.exitCode = await runCritest({ critest, options, again, socket: gantry.socket, outDir: OUT, plan });
 } finally {
   await gantry.remove().catch((error: unknown) => {
     console.log(`what critest left could not all be removed: ${error instanceof Error ? error.message : String(error)}`);

@@ -27,6 +27,15 @@ export function specsOf(xml: string): Spec[] {
   return specs;
 }
 
+/** Of two runs of the same specs: what the first one skipped is as in the second. A failure stays one. */
+export function together(first: readonly Spec[], second: readonly Spec[]): Spec[] {
+  const ran = new Map(second.filter(({ status }) => status !== 'skipped').map((spec) => [spec.name, spec]));
+  return first.map((spec) => {
+    const other = ran.get(spec.name);
+    return other && (spec.status === 'skipped' || other.status === 'failed') ? other : spec;
+  });
+}
+
 /** `N passed, N failed, N skipped` */
 export function countsOf(specs: readonly Spec[]): { passed: number; failed: number; skipped: number } {
   const count = (status: Spec['status']): number => specs.filter((spec) => spec.status === status).length;

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { countsOf, specsOf } from '../../critest/junit.ts';
+import { countsOf, specsOf, together } from '../../critest/junit.ts';
 import { parsePlan, readPlan, skipsHere } from '../../critest/plan.ts';
 
 describe('critest.yaml', () => {
@@ -56,6 +56,29 @@ describe("critest's JUnit report", () => {
     expect(specs[2]?.message).to.equal('it & that');
     expect(specs[3]?.message).to.equal('too late');
     expect(countsOf(specs)).to.deep.equal({ passed: 1, failed: 2, skipped: 1 });
+  });
+
+  it('puts two runs together: a skip gives way, a failure does not', () => {
+    const specs = (...all: Array<[string, 'passed' | 'failed' | 'skipped']>) =>
+      all.map(([name, status]) => ({ name, status, message: '' }));
+    const first = specs(['a', 'passed'], ['b', 'skipped'], ['c', 'skipped'], ['d', 'failed'], ['e', 'passed'], ['f', 'skipped']);
+    const second = specs(
+      ['a', 'skipped'],
+      ['b', 'passed'],
+      ['c', 'failed'],
+      ['d', 'passed'],
+      ['e', 'failed'],
+      ['f', 'skipped'],
+      ['g', 'passed'],
+    );
+    expect(together(first, second).map(({ status }) => status)).to.deep.equal([
+      'passed',
+      'passed',
+      'failed',
+      'failed',
+      'failed',
+      'skipped',
+    ]);
   });
 
   it('without a spec it is no report', () => {

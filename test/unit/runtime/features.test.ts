@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { kernelHasMountSetattr, parseFeatures, parseTraits } from '../../../src/runtime/features.ts';
+import { onKernel, parseFeatures, parseTraits } from '../../../src/runtime/features.ts';
 
 describe('runtime features', () => {
   it('finds recursive read-only mounts, user namespaces and seccomp', () => {
@@ -21,10 +21,13 @@ describe('runtime features', () => {
     }
   });
 
-  it('knows the kernel that can', () => {
-    expect(kernelHasMountSetattr('6.18.44-x')).to.equal(true);
-    expect(kernelHasMountSetattr('5.12.0')).to.equal(true);
-    expect(kernelHasMountSetattr('5.4.0-100-generic')).to.equal(false);
+  it('counts on no more than the kernel can', () => {
+    const all = { recursiveReadOnlyMounts: true, userNamespaces: true, seccomp: true };
+    expect(onKernel(all, '6.18.44-x')).to.deep.equal(all);
+    expect(onKernel(all, '5.19.0')).to.deep.equal(all);
+    expect(onKernel(all, '5.15.0-100-generic')).to.deep.equal({ ...all, userNamespaces: false });
+    expect(onKernel(all, '5.4.0')).to.deep.equal({ ...all, recursiveReadOnlyMounts: false, userNamespaces: false });
+    expect(onKernel({ ...all, userNamespaces: false }, '6.1.0')).to.deep.equal({ ...all, userNamespaces: false });
   });
 });
 

@@ -17,6 +17,7 @@ import { recoverContainers } from './container/recover.ts';
 import { createLocalContent } from './content/local.ts';
 import { weightOf } from './cri/chunks.ts';
 import { createCriServer } from './cri/server.ts';
+import { gantryService } from './cri/gantry-service.ts';
 import { imageService } from './cri/image-service.ts';
 import { runtimeService } from './cri/runtime-service.ts';
 import { publisher } from './cri/view/event.ts';
@@ -133,7 +134,12 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
       events: bus,
     },
   };
-  const server = await createCriServer({ runtime: runtimeService(services), image: imageService(services), log });
+  const server = await createCriServer({
+    runtime: runtimeService(services),
+    image: imageService(services),
+    gantry: gantryService(services),
+    log,
+  });
   await server.listen(config.socket);
   stack.defer(() => tasks.drain());
   stack.defer(() => server.close(SERVER_GRACE_MS));

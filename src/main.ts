@@ -3,6 +3,9 @@ import { messageOf } from './base/errors.ts';
 import { createLogger } from './base/log.ts';
 import type { Arguments } from './cli/args.ts';
 import { parseArguments, usage } from './cli/args.ts';
+import { connect } from './cli/client.ts';
+import { printImages } from './cli/images.ts';
+import { pullWithProgress } from './cli/pull.ts';
 import { loadConfig } from './config/load.ts';
 import { reference } from './config/schema.ts';
 import { RUNTIME_VERSION } from './cri/version.ts';
@@ -23,11 +26,21 @@ async function run(args: Arguments): Promise<void> {
   if (args.command === 'help') return print(usage());
   if (args.command === 'version') return print(`gantry ${RUNTIME_VERSION}`);
   if (args.command === 'serve') return serveUntilSignal(args);
+  if (args.command === 'pull' || args.command === 'images') return askDaemon(args, print);
   if (args.verb === 'reference') return print(reference());
   const { config, said } = loadConfig({ flags: args.flags, ...(args.configPath === undefined ? {} : { path: args.configPath }) });
   if (args.verb === 'check') return print('the configuration is valid');
   print(stringify(config));
   for (const [key, { origin }] of said) print(`# ${key}: ${origin}`);
+}
+
+/** Commands that a running daemon carries out. */
+async function askDaemon(args: Arguments, print: (text: string) => void): Promise<void> {
+  const { config } = loadConfig({ flags: args.flags, ...(args.configPath === undefined ? {} : { path: args.configPath }) });
+  using client = connect(config.socket);
+  if (args.command === 'images') return await printImages(client, print);
+  const { stderr } = process;
+  print(await pullWithProgress(client, args.verb, { isTTY: stderr.isTTY, write: (text) => stderr.write(text) }));
 }
 
 async function serveUntilSignal(args: Arguments): Promise<void> {

@@ -4,14 +4,14 @@ import { SETTINGS } from '../config/schema.ts';
 
 /** What a command line asks for. `flags` by the dotted keys of the configuration. */
 export interface Arguments {
-  readonly command: 'serve' | 'config' | 'version' | 'help';
-  /** Of `config`: check, dump or reference. */
+  readonly command: (typeof COMMANDS)[number];
+  /** Of `config`: check, dump or reference; of `pull`: the image. */
   readonly verb: string;
   readonly configPath: string | undefined;
   readonly flags: ReadonlyMap<string, unknown>;
 }
 
-const COMMANDS = ['serve', 'config', 'version', 'help'] as const;
+const COMMANDS = ['serve', 'pull', 'images', 'config', 'version', 'help'] as const;
 const VERBS = ['check', 'dump', 'reference'] as const;
 
 /** invalidArgument for whatever is not known. */
@@ -36,7 +36,8 @@ export function parseArguments(argv: readonly string[]): Arguments {
     throw new ClassifiedError('invalidArgument', `unknown command "${command}"; see gantry help`);
   if (command === 'config' && !VERBS.some((each) => each === verb))
     throw new ClassifiedError('invalidArgument', `config ${verb}: one of ${VERBS.join(', ')} is expected`);
-  if (rest.length > 0 || (verb !== '' && command !== 'config'))
+  if (command === 'pull' && verb === '') throw new ClassifiedError('invalidArgument', 'pull: an image is expected');
+  if (rest.length > 0 || (verb !== '' && command !== 'config' && command !== 'pull'))
     throw new ClassifiedError('invalidArgument', `unexpected argument "${rest[0] ?? verb}"`);
   return {
     command: values['help'] === true ? 'help' : (command as Arguments['command']),
@@ -69,6 +70,8 @@ export function usage(): string {
     'gantry - a Kubernetes container runtime (CRI v1)',
     '',
     'gantry serve [flags]                  serve the CRI on a unix socket',
+    'gantry pull IMAGE                     pull an image through the daemon, with a bar for each layer',
+    'gantry images                         list the images of the daemon',
     'gantry config check|dump|reference    read the configuration and say what is wrong, what is in force, or what there is',
     'gantry version',
     '',

@@ -7,6 +7,8 @@ import { load } from '@grpc/proto-loader';
 import { ClassifiedError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ProtoGrpcType } from '../gen/cri/runtime-v1.ts';
+import type { ProtoGrpcType as GantryProto } from '../gen/gantry/gantry-v1.ts';
+import type { GantryHandlers } from '../gen/gantry/gantry/v1/Gantry.ts';
 import type { ImageServiceHandlers } from '../gen/cri/runtime/v1/ImageService.ts';
 import type { RuntimeServiceHandlers } from '../gen/cri/runtime/v1/RuntimeService.ts';
 import type { Row } from './unary.ts';
@@ -15,10 +17,11 @@ import { unary } from './unary.ts';
 type Rows<Handlers> = { [Name in keyof Handlers]?: Row<Handlers[Name]> };
 export type RuntimeRows = Rows<Omit<RuntimeServiceHandlers, never>>;
 export type ImageRows = Rows<Omit<ImageServiceHandlers, never>>;
+export type GantryRows = Rows<Omit<GantryHandlers, never>>;
 
 /** What kubelet's own client allows for messages to it is not ours to limit; to us 16 MiB, as containerd and CRI-O. */
 const MAX_RECEIVE_BYTES = 16 * 1024 * 1024;
-const PROTO = fileURLToPath(new URL('../../proto/runtime-v1.proto', import.meta.url));
+const PROTOS = ['runtime-v1.proto', 'gantry-v1.proto'].map((name) => fileURLToPath(new URL(`../../proto/${name}`, import.meta.url)));
 
 export interface CriServer {
   /** Unix socket, 0600 from its first moment; a stale one is replaced. */
@@ -27,9 +30,14 @@ export interface CriServer {
   close(graceMs: number): Promise<void>;
 }
 
-/** Both CRI services in full: an RPC without a row answers Unimplemented. */
-export async function createCriServer(options: { runtime: RuntimeRows; image: ImageRows; log: Logger }): Promise<CriServer> {
-  const definition = await load(PROTO, {
+/** Both CRI services in full, and our own beside them: an RPC without a row answers Unimplemented. */
+export async function createCriServer(options: {
+  runtime: RuntimeRows;
+  image: ImageRows;
+  gantry: GantryRows;
+  log: Logger;
+}): Promise<CriServer> {
+  const definition = await load(PROTOS, {
     keepCase: false,
     longs: String,
     enums: String,
@@ -38,13 +46,14 @@ export async function createCriServer(options: { runtime: RuntimeRows; image: Im
     objects: true,
     oneofs: true,
   });
-  const { runtime } = loadPackageDefinition(definition) as unknown as ProtoGrpcType;
+  const { runtime, gantry } = loadPackageDefinition(definition) as unknown as ProtoGrpcType & GantryProto;
   const server = new Server({
     'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
     'grpc.max_send_message_length': -1,
   });
   server.addService(runtime.v1.RuntimeService.service, bind(runtime.v1.RuntimeService.service, options.runtime, options.log));
   server.addService(runtime.v1.ImageService.service, bind(runtime.v1.ImageService.service, options.image, options.log));
+  server.addService(gantry.v1.Gantry.service, bind(gantry.v1.Gantry.service, options.gantry, options.log));
   return {
     async listen(socketPath) {
       await mkdir(dirname(socketPath), { recursive: true, mode: 0o711 });
@@ -68,7 +77,7 @@ export async function createCriServer(options: { runtime: RuntimeRows; image: Im
   };
 }
 
-function bind(service: ServiceDefinition, rows: RuntimeRows | ImageRows, log: Logger): Record<string, UntypedHandleCall> {
+function bind(service: ServiceDefinition, rows: RuntimeRows | ImageRows | GantryRows, log: Logger): Record<string, UntypedHandleCall> {
   const byName = rows as Record<string, Row<UntypedHandleCall> | undefined>;
   return Object.fromEntries(Object.keys(service).map((name) => [name, (byName[name] ?? missing(name))(name, log)]));
 }

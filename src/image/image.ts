@@ -1,5 +1,6 @@
 import type { Digest } from '../base/digest.ts';
 import type { Op } from '../base/op.ts';
+import type { PullProgress } from './progress.ts';
 
 /** One image: identity is the config digest (`sha256:...`), which is what the CRI calls image id / image_ref in ContainerStatus. */
 export interface Image {
@@ -52,6 +53,8 @@ export interface Images {
   pull(op: Op, ref: string, auth: AuthConfig | undefined): Promise<Digest>;
   /** Removes the image and all its names (CRI RemoveImage); by whichever name; failedPrecondition when it is pinned; missing is ok. */
   remove(op: Op, ref: string): Promise<void>;
+  /** Pulls in flight, and those that ended within the last second. */
+  pulls(): readonly PullProgress[];
   fsUsage(): Promise<ImageFsUsage>;
   /** Raw OCI config JSON, for verbose ImageStatus. */
   rawConfig(id: Digest): Promise<string>;

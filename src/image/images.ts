@@ -14,7 +14,9 @@ import { collectGarbage } from './gc.ts';
 import type { AuthConfig, Images } from './image.ts';
 import { MAX_DOCUMENT_BYTES } from './manifest.ts';
 import { pullImage } from './pull.ts';
-import { parseReference } from './reference.ts';
+import { Progress } from './progress.ts';
+import type { TrackedPull } from './progress.ts';
+import { nameOf, parseReference } from './reference.ts';
 import { ImageGate } from './gate.ts';
 import { Slots } from '../base/slots.ts';
 import { ImageStore } from './store.ts';
@@ -42,6 +44,7 @@ export async function createImages(options: {
     store,
     fetches: new SingleFlight<void>(),
     slots: new Slots(config.image.maxConcurrentDownloads),
+    progress: new Progress(),
   };
 
   const collect = (): void =>
@@ -61,7 +64,10 @@ export async function createImages(options: {
       const key = JSON.stringify([reference, credentials]);
       const pulled = pulls.run(key, async () => {
         using _ = await gate.shared();
-        return pullImage(deps, detached(op, PULL_TIMEOUT_MS), reference, credentials);
+        const name = nameOf(reference);
+        return deps.progress.track(name, (pull) =>
+          logged(op, pull, pullImage(deps, detached(op, PULL_TIMEOUT_MS), { reference, credentials, pull })),
+        );
       });
       return orOver(op, pulled);
     },
@@ -90,8 +96,21 @@ export async function createImages(options: {
       if (store.find(id) === undefined) throw notFound('image', id);
       return (await content.read(id, MAX_DOCUMENT_BYTES)).toString('utf8');
     },
+    pulls: () => deps.progress.list(),
     close: () => tasks.drain(),
   };
+}
+
+/** Says what a pull brought, layer by layer, and how long it took. */
+async function logged<T>(op: Op, { image, layers }: TrackedPull, pulled: Promise<T>): Promise<T> {
+  const startedAtMs = Date.now();
+  const result = await pulled;
+  const sizes = layers.map(({ digest, sizeBytes }) => `${digest.slice(0, 19)} ${sizeBytes}`);
+  op.log.info(
+    { image, totalMs: Date.now() - startedAtMs, sizeBytes: layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0), layers: sizes },
+    'pulled',
+  );
+  return result;
 }
 
 /** CRI AuthConfig; for another registry than the one it names it is none at all (S13). */

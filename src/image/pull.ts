@@ -14,6 +14,7 @@ import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import type { Slots } from '../base/slots.ts';
 import type { Descriptor, Index, Manifest } from './manifest.ts';
 import { choosePlatform, hostPlatform, MANIFEST_TYPES, MAX_DOCUMENT_BYTES, parseConfig, parseJson, parseManifest } from './manifest.ts';
+import type { Progress, TrackedPull } from './progress.ts';
 import type { Reference } from './reference.ts';
 import { digestName, tagName } from './reference.ts';
 import type { ImageStore } from './store.ts';
@@ -27,13 +28,21 @@ export interface PullDeps {
   readonly fetches: SingleFlight<void>;
   /** Downloads at the same time, of all pulls together. */
   readonly slots: Slots;
+  readonly progress: Progress;
+}
+
+export interface PullRequest {
+  readonly reference: Reference;
+  readonly credentials: Credentials | undefined;
+  /** Told how far it is. */
+  readonly pull: TrackedPull;
 }
 
 /**
  * Fetches an image and unpacks it: layers come in parallel, each is unpacked as soon as it and those below it are there. The record is written last, so an
  * interrupted pull leaves no image (R9). Returns the image's id.
  */
-export async function pullImage(deps: PullDeps, op: Op, reference: Reference, credentials: Credentials | undefined): Promise<Digest> {
+export async function pullImage(deps: PullDeps, op: Op, { reference, credentials, pull }: PullRequest): Promise<Digest> {
   const client = new RepositoryClient({
     hostsDir: deps.config.registry.hostsDir,
     registry: reference.host,
@@ -51,12 +60,16 @@ export async function pullImage(deps: PullDeps, op: Op, reference: Reference, cr
     throw new ClassifiedError('dataLoss', `image ${reference.repository}: ${manifest.layers.length} layers, ${diffIds.length} diff_ids`);
 
   op.span.stage('layers');
+  pull.begin(manifest.layers);
   const chainIds = diffIds.reduce<Digest[]>((chain, diffId) => [...chain, chainIdOf(chain.at(-1), diffId)], []);
   await fetchAndCommit(
     deps,
     op,
     client,
-    manifest.layers.map((layer, i) => ({ layer, diffId: at(diffIds, i), chainId: at(chainIds, i), parent: chainIds[i - 1] })),
+    manifest.layers.map((layer, i) => ({
+      ...{ layer, diffId: at(diffIds, i), chainId: at(chainIds, i), parent: chainIds[i - 1] },
+      reached: (state) => pull.reached(i, state),
+    })),
   );
 
   op.span.stage('record');
@@ -81,6 +94,7 @@ interface LayerStep {
   readonly diffId: Digest;
   readonly chainId: Digest;
   readonly parent: Digest | undefined;
+  readonly reached: (state: 'unpacking' | 'ready') => void;
 }
 
 const at = <T>(list: readonly T[], index: number): T => {
@@ -102,12 +116,12 @@ async function fetchAndCommit(deps: PullDeps, op: Op, client: RepositoryClient, 
     work.catch((error: unknown) => failed.abort(error));
     return work;
   };
-  const downloads = steps.map(({ layer }) => begun(fetchBlob(deps, own, client, layer)));
-  for (const [i, { layer, diffId, chainId, parent }] of steps.entries()) {
+  const downloads = steps.map(({ layer, reached }) => begun(fetchBlob(deps, own, client, layer).then(() => reached('unpacking'))));
+  for (const [i, { layer, diffId, chainId, parent, reached }] of steps.entries()) {
     await Promise.allSettled([downloads[i]]);
     if (failed.signal.aborted) break;
     const source = { diffId, blobPath: deps.content.path(layer.digest), mediaType: layer.mediaType };
-    void begun(deps.snapshotter.commitLayer(own, source, { parent, chainId }));
+    void begun(deps.snapshotter.commitLayer(own, source, { parent, chainId }).then(() => reached('ready')));
   }
   await Promise.allSettled(all);
   if (failed.signal.aborted) throw failed.signal.reason as Error;
@@ -152,12 +166,21 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, blob:
   if (await deps.content.has(blob.digest)) return;
   using _ = await deps.slots.take();
   await using held = new AsyncDisposableStack();
+  held.defer(() => deps.progress.fetchEnded(blob.digest));
   let ingest: Awaited<ReturnType<ContentStore['ingest']>> | undefined;
   await client.blob(op, blob, async () => {
     await ingest?.[Symbol.asyncDispose]();
     const begun = held.use(await deps.content.ingest(blob));
     ingest = begun;
-    return { write: (chunk) => begun.write(chunk), commit: () => begun.commit(op) };
+    let bytes = 0;
+    deps.progress.fetched(blob.digest, bytes);
+    return {
+      write: async (chunk) => {
+        await begun.write(chunk);
+        deps.progress.fetched(blob.digest, (bytes += chunk.length));
+      },
+      commit: () => begun.commit(op),
+    };
   });
 }
 

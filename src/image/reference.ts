@@ -48,3 +48,7 @@ export const tagName = ({ host, repository, tag }: Reference): string | undefine
   tag === undefined ? undefined : `${host}/${repository}:${tag}`;
 
 export const digestName = ({ host, repository }: Reference, digest: Digest): string => `${host}/${repository}@${digest}`;
+
+/** The full name that a reference is kept under; beside a digest its tag is only a comment. */
+export const nameOf = (reference: Reference): string =>
+  reference.digest === undefined ? (tagName(reference) ?? '') : digestName(reference, reference.digest);

@@ -7,7 +7,7 @@ import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import { readJson, writeJson } from '../os/atomic-file.ts';
 import type { Image, ImageConfig } from './image.ts';
-import { digestName, parseReference } from './reference.ts';
+import { nameOf, parseReference } from './reference.ts';
 
 /** What is on disk of an image: written after all its data, with fsync (R8). */
 export interface ImageRecord {
@@ -24,13 +24,6 @@ export interface ImageRecord {
   readonly config: ImageConfig;
 }
 
-/** The full name that a reference is kept under; with a digest its tag is only a comment. invalidArgument. */
-function nameOf(text: string): string {
-  const reference = parseReference(text);
-  const { host, repository, tag = 'latest', digest } = reference;
-  return digest === undefined ? `${host}/${repository}:${tag}` : digestName(reference, digest);
-}
-
 const SHORT_ID = /^[0-9a-f]{6,64}$/;
 
 /** Image records, `<dir>/<hex>.json`, all in memory. A name belongs to one image: it moves with the pull that gives it to another. */
@@ -44,7 +37,7 @@ export class ImageStore {
   /** `pinned`: references as people write them, a trailing * matches the rest. */
   constructor(dir: string, pinned: readonly string[]) {
     this.#dir = dir;
-    const patterns = pinned.map((text) => (text.endsWith('*') ? text : nameOf(text)));
+    const patterns = pinned.map((text) => (text.endsWith('*') ? text : nameOf(parseReference(text))));
     this.#isPinned = (record) =>
       [...record.repoTags, ...record.repoDigests].some((name) =>
         patterns.some((pattern) => (pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : name === pattern)),
@@ -99,7 +92,7 @@ export class ImageStore {
 
   #byName(ref: string): ImageRecord | undefined {
     if (ref === '') throw invalidArgument('image.image', 'must not be empty');
-    const name = nameOf(ref);
+    const name = nameOf(parseReference(ref));
     return this.records().find(({ repoTags, repoDigests }) => repoTags.includes(name) || repoDigests.includes(name));
   }
 

@@ -29,7 +29,7 @@ describe('cri/server-stream', () => {
 
   const serve = async (runtime: RuntimeRows): Promise<void> => {
     dir = mkdtempSync(join(tmpdir(), 'gantry-test-stream-'));
-    server = await createCriServer({ runtime, image: {}, log: silentLogger });
+    server = await createCriServer({ runtime, image: {}, gantry: {}, log: silentLogger });
     await server.listen(join(dir, 'cri.sock'));
     client = new Client(`unix:${join(dir, 'cri.sock')}`, credentials.createInsecure());
   };

@@ -24,6 +24,7 @@ import { findPodSandbox, listPodSandboxes } from '../sandbox/list.ts';
 import { removePodSandbox } from '../sandbox/remove.ts';
 import { runPodSandbox } from '../sandbox/run.ts';
 import { stopPodSandbox } from '../sandbox/stop.ts';
+import { updatePodSandboxResources } from '../sandbox/update.ts';
 import { podMetrics } from '../stats/pod-metrics.ts';
 import { inChunks, viewsOf } from './chunks.ts';
 import type { ServiceDeps } from './deps.ts';
@@ -100,6 +101,11 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
     StreamPodSandboxes: serverStream(validate.streamPodSandboxes, (_op, { filter }) =>
       inChunks(listPodSandboxes(sandboxes, filter), podSandboxView, (podSandboxes) => ({ podSandboxes })),
     ),
+
+    UpdatePodSandboxResources: unary(validate.updatePodSandboxResources, async (op, { podSandboxId, overhead, resources }) => {
+      await updatePodSandboxResources(sandboxes, op, podSandboxId, { overhead, resources });
+      return {};
+    }),
 
     CreateContainer: unary(validate.createContainer, async (op, { podSandboxId, config }) => ({
       containerId: await createContainer(containers, op, sandboxId(podSandboxId), config),

@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.ts';
+import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
 import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
 import type { UserMappings } from '../os/user-namespace.ts';
@@ -20,6 +21,9 @@ export interface PodSandboxRecord {
   readonly cgroupParent: string;
   /** The parent did not exist before: it goes with the sandbox. */
   readonly ownsCgroupParent: boolean;
+  /** Since UpdatePodSandboxResources; before it the config's are in force. */
+  readonly overhead?: LinuxContainerResources__Output;
+  readonly resources?: LinuxContainerResources__Output;
   /** Set before the first plugin runs: from then on DEL is due, result or not (R3). */
   readonly networkBegun: boolean;
   readonly attachment?: Attachment;

@@ -12,6 +12,7 @@ import { watchPause } from './lost.ts';
 import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
 import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, userMappings, usesHostNetwork } from './record.ts';
+import { createPodCgroup } from './resources.ts';
 import { undoRun } from './teardown.ts';
 
 /**
@@ -65,6 +66,11 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
 
   op.span.stage('files');
   await createPodFiles(record, paths);
+
+  if (record.ownsCgroupParent) {
+    op.span.stage('cgroup');
+    await createPodCgroup(record);
+  }
 
   op.span.stage('namespaces');
   const kinds = pinnedNamespaces(config);

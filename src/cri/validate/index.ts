@@ -20,7 +20,7 @@ import type { VersionRequest__Output } from '../../gen/cri/runtime/v1/VersionReq
 
 export { containerId, createContainer, execSync, stopContainer, updateContainerResources } from './container.ts';
 export { imageOf, pullImage } from './image.ts';
-export { podSandboxId, podSandboxStatus, runPodSandbox } from './sandbox.ts';
+export { podSandboxId, podSandboxStatus, runPodSandbox, updatePodSandboxResources } from './sandbox.ts';
 export { attach, exec, portForward } from './streaming.ts';
 
 /** Requests without anything that could be wrong. */

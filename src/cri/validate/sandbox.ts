@@ -3,6 +3,7 @@ import type { PodSandboxConfig__Output } from '../../gen/cri/runtime/v1/PodSandb
 import type { NamespaceOption__Output } from '../../gen/cri/runtime/v1/NamespaceOption.ts';
 import type { PodSandboxStatusRequest__Output } from '../../gen/cri/runtime/v1/PodSandboxStatusRequest.ts';
 import type { RunPodSandboxRequest__Output } from '../../gen/cri/runtime/v1/RunPodSandboxRequest.ts';
+import type { UpdatePodSandboxResourcesRequest__Output } from '../../gen/cri/runtime/v1/UpdatePodSandboxResourcesRequest.ts';
 import {
   absolutePath,
   cgroupParent,
@@ -16,6 +17,7 @@ import {
   stringMap,
   sysctl,
 } from './fields.ts';
+import { podResources } from './resources.ts';
 import { usernsOptions } from './user-namespace.ts';
 
 export function runPodSandbox(request: RunPodSandboxRequest__Output): { config: PodSandboxConfig__Output; runtimeHandler: string } {
@@ -60,6 +62,8 @@ const IPC_SYSCTL = /^(kernel[./](shm|msg|sem)|fs[./]mqueue[./])/;
 function linux({ linux: options }: PodSandboxConfig__Output): void {
   if (options === null) return;
   cgroupParent(options.cgroupParent, 'config.linux.cgroup_parent');
+  podResources(options.overhead, 'config.linux.overhead');
+  podResources(options.resources, 'config.linux.resources');
   const field = 'config.linux.security_context.namespace_options';
   const namespaces = options.securityContext?.namespaceOptions ?? null;
   namespaceOptions(namespaces, field);
@@ -74,6 +78,12 @@ function linux({ linux: options }: PodSandboxConfig__Output): void {
       throw invalidArgument(`config.linux.sysctls[${key}]`, "would change the host's IPC namespace");
     if (!isNet && !IPC_SYSCTL.test(key)) throw invalidArgument(`config.linux.sysctls[${key}]`, 'does not belong to a namespace of the pod');
   }
+}
+
+export function updatePodSandboxResources(request: UpdatePodSandboxResourcesRequest__Output): UpdatePodSandboxResourcesRequest__Output {
+  podResources(request.overhead, 'overhead');
+  podResources(request.resources, 'resources');
+  return podSandboxId(request);
 }
 
 /** Of sandboxes and of containers. */

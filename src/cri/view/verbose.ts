@@ -1,12 +1,22 @@
 import { containerPaths } from '../../container/record.ts';
 import type { ContainerRecord } from '../../container/record.ts';
 import type { PodSandboxRecord } from '../../sandbox/record.ts';
+import { resourcesInForce } from '../../sandbox/resources.ts';
 
 /** `info` of a verbose PodSandboxStatus: one JSON document under "info", as crictl inspectp shows it. */
 export const verboseSandbox = (record: PodSandboxRecord): Record<string, string> => {
   const { config, runtimeHandler, state, pause, attachment, cgroupParent, failedSteps } = record;
   return {
-    info: JSON.stringify({ state, pid: pause?.init.pid ?? 0, runtimeHandler, cgroupParent, network: attachment, failedSteps, config }),
+    info: JSON.stringify({
+      state,
+      pid: pause?.init.pid ?? 0,
+      runtimeHandler,
+      cgroupParent,
+      ...resourcesInForce(record),
+      network: attachment,
+      failedSteps,
+      config,
+    }),
   };
 };
 

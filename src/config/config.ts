@@ -20,7 +20,7 @@ export interface Config {
   /** Unix socket path of the CRI. Default <state>/gantry.sock. */
   readonly socket: string;
   readonly streaming: { readonly address: string; readonly port: number };
-  readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly cni: { readonly confDir: string; readonly binDirs: readonly string[]; readonly statusGraceMs: number };
   readonly cdi: { readonly specDirs: readonly string[] };
   readonly registry: { readonly hostsDir: string };
   readonly image: {

@@ -124,7 +124,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     state,
     socket: get<string>('socket') || join(state, 'gantry.sock'),
     streaming: { address: get('streaming.address'), port: get('streaming.port') },
-    cni: { confDir: get('cni.conf_dir'), binDirs: get('cni.bin_dirs') },
+    cni: { confDir: get('cni.conf_dir'), binDirs: get('cni.bin_dirs'), statusGraceMs: 1000 * get<number>('cni.status_grace_seconds') },
     cdi: { specDirs: get('cdi.spec_dirs') },
     registry: { hostsDir: get('registry.hosts_dir') },
     image: {

@@ -42,6 +42,12 @@ export const SETTINGS: readonly Setting[] = [
     description: 'where CNI plugins are looked for',
   },
   {
+    key: 'cni.status_grace_seconds',
+    type: 'integer',
+    default: 60,
+    description: 'how long a network that was ready may fail its STATUS before NetworkReady is false',
+  },
+  {
     key: 'cdi.spec_dirs',
     type: 'paths',
     default: ['/etc/cdi', '/var/run/cdi'],

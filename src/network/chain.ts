@@ -30,7 +30,8 @@ function cniArgs({ pod, sandboxId }: PodNetworkRequest): string {
 function runtimeConfig(plugin: PluginConfig, request: PodNetworkRequest): Record<string, unknown> {
   const { dns, bandwidth, cgroupPath } = request;
   const ports = request.portMappings.filter(({ hostPort }) => hostPort > 0);
-  const burst = (rate: number): number => Math.max(rate, 1);
+  // The plugin counts bursts in 32 bits.
+  const burst = (rate: number): number => Math.min(rate, 0xffff_ffff);
   const offered: Record<string, unknown> = {
     ...(ports.length > 0 ? { portMappings: ports } : {}),
     ...(bandwidth === undefined
@@ -88,7 +89,11 @@ export async function addChain(op: Op, chain: Chain, request: PodNetworkRequest)
   for (const plugin of chain.conflist.plugins) {
     if (isNeeded(plugin, request)) result = await call(op, chain, plugin, { command: 'ADD', request, prevResult: result });
   }
-  return { network: chain.conflist.name, ifName: IF_NAME, ...addressesOf(result), conflist: chain.conflist, result };
+  const addresses = addressesOf(result);
+  // The kubelet can do nothing with such a pod, and would say less about it.
+  if (addresses.ips.length === 0)
+    throw new ClassifiedError('internal', `cni network "${chain.conflist.name}" add: its result has no address for ${IF_NAME}`);
+  return { network: chain.conflist.name, ifName: IF_NAME, ...addresses, conflist: chain.conflist, result };
 }
 
 /** DEL from the last plugin to the first, all of them whatever one says; the error names those that failed. */

@@ -44,7 +44,7 @@ export function parseConflist(text: string): Conflist {
     cniVersion: versionOf(file),
     name,
     disableCheck: file['disableCheck'] === true || file['disableCheck'] === 'true',
-    disableGc: file['disableGC'] === true,
+    disableGc: file['disableGC'] === true || file['disableGC'] === 'true',
     plugins: plugins as PluginConfig[],
   };
 }

@@ -35,7 +35,10 @@ export async function invoke(op: Op, { command, type, binDirs, parameters, confi
   const output = result.stdout.toString('utf8').trim();
   const document = parsed(output);
   if (result.exitCode === 0) {
-    if (output !== '' && document === undefined) throw failure(type, command, `its result is not JSON: ${output.slice(0, 200)}`);
+    // Only ADD has a result; what others print is not ours to judge.
+    if (command !== 'ADD') return undefined;
+    if (output === '') throw failure(type, command, 'it printed no result');
+    if (typeof document !== 'object' || document === null) throw failure(type, command, `its result is not JSON: ${output.slice(0, 200)}`);
     return document;
   }
   const { code, msg, details } = (document ?? {}) as { code?: unknown; msg?: unknown; details?: unknown };

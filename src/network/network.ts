@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ClassifiedError, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { detached, newOp } from '../base/op.ts';
@@ -7,18 +8,24 @@ import { addChain, checkChain, delChain } from './chain.ts';
 import type { Chain } from './chain.ts';
 import type { Conflist, LoadedConf } from './conflist.ts';
 import { isAtLeast, loadConflist, stampOf } from './conflist.ts';
-import { CNI_ERROR, invoke } from './invoke.ts';
+import { CNI_ERROR, findPlugin, invoke } from './invoke.ts';
 import { releaseStale } from './ipam-gc.ts';
 import { endPlugins } from './leftovers.ts';
 
+/** Also how often a network that is not well is asked again. */
 const POLL_MS = 2_000;
 const STATUS_EVERY_MS = 10_000;
-/** So many failures of STATUS in a row make the network not ready: one flap is none (R29). */
-const STATUS_FAILURES = 3;
+const VERB_TIMEOUT_MS = 10_000;
+const START_PATIENCE_MS = 1_000;
 const CLEANUP_TIMEOUT_MS = 60_000;
 
 export interface NetworkOptions {
-  readonly config: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly config: {
+    readonly confDir: string;
+    readonly binDirs: readonly string[];
+    /** A network that was ready may fail this long before it counts: plugins are restarted and upgraded (R29). */
+    readonly statusGraceMs: number;
+  };
   readonly stateDir: string;
   readonly log: Logger;
 }
@@ -26,10 +33,19 @@ export interface NetworkOptions {
 /** CNI: the first conflist of the directory, noticed anew when the directory changes. */
 export async function createNetwork(options: NetworkOptions): Promise<Network & { close(): Promise<void> }> {
   const network = new CniNetwork(options);
-  await network.poll();
-  network.start();
+  await network.start();
   return network;
 }
+
+/** What the plugins last said of themselves. Failures count at once until they were well for the first time. */
+interface Health {
+  readonly atMs: number;
+  readonly failure: string | undefined;
+  readonly failingSinceMs: number | undefined;
+  readonly wasReady: boolean;
+}
+
+const UNKNOWN: Health = { atMs: 0, failure: undefined, failingSinceMs: undefined, wasReady: false };
 
 class CniNetwork implements Network {
   readonly #confDir: string;
@@ -37,26 +53,32 @@ class CniNetwork implements Network {
   readonly #log: Logger;
   #stamp = '';
   #conf: LoadedConf = { conflist: undefined, problems: [] };
-  #failures = 0;
-  #lastFailure = '';
-  #statusAtMs = 0;
+  readonly #statusGraceMs: number;
+  #health: Health = UNKNOWN;
   #timer: NodeJS.Timeout | undefined;
+  readonly #closing = new AbortController();
   #polling: Promise<void> | undefined;
 
   constructor({ config, log }: NetworkOptions) {
     this.#confDir = config.confDir;
     this.#binDirs = config.binDirs;
+    this.#statusGraceMs = config.statusGraceMs;
     this.#log = log;
   }
 
-  start(): void {
-    this.#timer = setInterval(() => (this.#polling ??= this.poll().finally(() => (this.#polling = undefined))), POLL_MS).unref();
+  /** Does not wait long for plugins that don't answer: the daemon is up without them (R6). */
+  async start(): Promise<void> {
+    await this.#reload();
+    this.#health = { ...UNKNOWN, failure: 'the cni plugins have not said yet that they are ready' };
+    const poll = (): Promise<void> => (this.#polling ??= this.#poll().finally(() => (this.#polling = undefined)));
+    this.#timer = setInterval(() => void poll(), POLL_MS).unref();
+    await Promise.race([poll(), sleep(START_PATIENCE_MS, undefined, { ref: false })]);
   }
 
-  async poll(): Promise<void> {
+  async #poll(): Promise<void> {
     try {
       await this.#reload();
-      if (Date.now() - this.#statusAtMs >= STATUS_EVERY_MS) await this.#pollStatus();
+      if (this.#health.failure !== undefined || Date.now() - this.#health.atMs >= STATUS_EVERY_MS) await this.#pollStatus();
     } catch (error) {
       this.#log.warn({ err: messageOf(error) }, 'the CNI configuration can not be read');
     }
@@ -70,22 +92,34 @@ class CniNetwork implements Network {
     this.#stamp = stamp;
     for (const problem of this.#conf.conflist === undefined ? [] : this.#conf.problems)
       this.#log.warn({ problem }, 'a CNI configuration is passed over');
-    if (this.#conf.conflist?.name !== before) this.#log.info({ network: this.#conf.conflist?.name ?? 'none' }, 'CNI configuration');
+    if (this.#conf.conflist?.name === before) return;
+    // Another network owes nothing to the health of the one before.
+    this.#health = UNKNOWN;
+    this.#log.info({ network: this.#conf.conflist?.name ?? 'none' }, 'CNI configuration');
   }
 
   async #pollStatus(): Promise<void> {
     const { conflist } = this.#conf;
-    this.#statusAtMs = Date.now();
-    if (conflist === undefined || !isAtLeast(conflist.cniVersion, '1.1.0')) {
-      this.#failures = 0;
-      return;
-    }
+    if (conflist === undefined) return;
+    const before = this.#health;
+    const failure = await this.#failureOf(conflist);
+    // A configuration that came meanwhile is asked for itself.
+    if (this.#conf.conflist?.name !== conflist.name) return;
+    const nowMs = Date.now();
+    const failingSinceMs = failure === undefined ? undefined : (before.failingSinceMs ?? nowMs);
+    this.#health = { atMs: nowMs, failure, failingSinceMs, wasReady: before.wasReady || failure === undefined };
+    if ((failure === undefined) !== (before.failure === undefined))
+      this.#log[failure === undefined ? 'info' : 'warn']({ network: conflist.name, err: failure }, 'health of the pod network');
+  }
+
+  /** What a plugin has against it, undefined for nothing: one that is not installed can't say so itself. */
+  async #failureOf(conflist: Conflist): Promise<string | undefined> {
     try {
-      for (const plugin of conflist.plugins) await this.#verb('STATUS', conflist, plugin, {});
-      this.#failures = 0;
+      for (const { type } of conflist.plugins) findPlugin(type, this.#binDirs);
+      if (isAtLeast(conflist.cniVersion, '1.1.0')) for (const plugin of conflist.plugins) await this.#verb('STATUS', conflist, plugin, {});
+      return undefined;
     } catch (error) {
-      this.#failures++;
-      this.#lastFailure = messageOf(error);
+      return messageOf(error);
     }
   }
 
@@ -99,7 +133,7 @@ class CniNetwork implements Network {
     const { capabilities: _capabilities, ...own } = plugin;
     const config = { ...own, cniVersion: conflist.cniVersion, name: conflist.name, ...more };
     try {
-      await invoke(newOp(`cni ${command}`, { log: this.#log, timeoutMs: 10_000 }), {
+      await invoke(newOp(`cni ${command}`, { log: this.#log, timeoutMs: VERB_TIMEOUT_MS, signal: this.#closing.signal }), {
         command,
         type: plugin.type,
         binDirs: this.#binDirs,
@@ -115,8 +149,10 @@ class CniNetwork implements Network {
   status(): NetworkStatus {
     const notReady = (message: string): NetworkStatus => ({ ready: false, reason: 'NetworkPluginNotReady', message });
     if (this.#conf.conflist === undefined) return notReady(`cni config uninitialized: ${this.#conf.problems.join('; ')}`);
-    if (this.#failures >= STATUS_FAILURES) return notReady(this.#lastFailure);
-    return { ready: true, reason: '', message: '' };
+    const { failure, failingSinceMs = 0, wasReady } = this.#health;
+    if (failure === undefined || (wasReady && Date.now() - failingSinceMs < this.#statusGraceMs))
+      return { ready: true, reason: '', message: '' };
+    return notReady(failure);
   }
 
   async attach(op: Op, request: PodNetworkRequest): Promise<Attachment> {
@@ -176,6 +212,7 @@ class CniNetwork implements Network {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
+    this.#closing.abort();
     await this.#polling;
   }
 }

@@ -34,7 +34,7 @@ describe('config (F1)', () => {
     const { config, said } = load('root = "/file"\nstate = "/file-state"\n', new Map([['root', '/flag']]));
     expect(config.root).to.equal('/flag');
     expect(config.state).to.equal('/file-state');
-    expect(config.cni).to.deep.equal({ confDir: '/twenty', binDirs: ['/ten-bin'] });
+    expect(config.cni).to.deep.equal({ confDir: '/twenty', binDirs: ['/ten-bin'], statusGraceMs: 60_000 });
     expect(said.get('cni.conf_dir')?.origin).to.match(/20\.toml:2$/);
   });
 

@@ -61,7 +61,7 @@ describe('network', () => {
       chmodSync(join(dir, name), 0o755);
     }
     write('10-two.conflist', two);
-    network = await createNetwork({ config: { confDir: conf(), binDirs: [dir] }, stateDir: dir, log: silentLogger });
+    network = await createNetwork({ config: { confDir: conf(), binDirs: [dir], statusGraceMs: 60_000 }, stateDir: dir, log: silentLogger });
   });
   afterEach(async () => {
     await network.close();
@@ -131,6 +131,100 @@ describe('network', () => {
     expect(await network.attach(newOp('t'), request()).catch((e: Error) => e.message)).to.contain('no configuration in');
     expect(network.status()).to.include({ ready: false, reason: 'NetworkPluginNotReady' });
     utimesSync(conf(), 0, 0);
+  });
+
+  it('takes no result, garbage or a result without an address for a failure, and undoes it', async () => {
+    const plugin = (result: string): void => {
+      write('05-one.conflist', { cniVersion: '1.0.0', name: 'one', plugins: [{ type: 'answers' }] });
+      writeFileSync(
+        join(dir, 'answers'),
+        `#!/bin/sh\necho $CNI_COMMAND >> ${dir}/answered\n[ $CNI_COMMAND = DEL ] || printf '%s' '${result}'\n`,
+      );
+      chmodSync(join(dir, 'answers'), 0o755);
+    };
+    for (const [result, words] of [
+      ['', 'cni plugin "answers" add: it printed no result'],
+      ['<html>', 'cni plugin "answers" add: its result is not JSON: <html>'],
+      ['{"cniVersion":"1.0.0","ips":[]}', 'cni network "one" add: its result has no address for eth0'],
+    ] as const) {
+      plugin(result);
+      rmSync(join(dir, 'answered'), { force: true });
+      const error = (await network.attach(newOp('t'), request()).catch((e: unknown) => e)) as ClassifiedError;
+      expect(error.kind).to.equal('internal');
+      expect(error.message).to.equal(words);
+      expect(readFileSync(join(dir, 'answered'), 'utf8')).to.equal('ADD\nDEL\n');
+    }
+  });
+
+  it('gives capabilities to plugins that declare them, and a burst that the plugin can count', async () => {
+    const capabilities = { bandwidth: true, dns: true, cgroupPath: true, portMappings: false };
+    write('05-able.conflist', { cniVersion: '1.0.0', name: 'able', plugins: [{ type: 'first', capabilities }, { type: 'second' }] });
+    const dns = { servers: ['10.0.0.10'], searches: ['x'], options: ['ndots:5'] };
+    await network.attach(newOp('t'), request({ dns, bandwidth: { ingressRate: 1e6, egressRate: 1e12 } }));
+    const [first, second] = calls().map(([, , , text]) => JSON.parse(text ?? '') as Record<string, unknown>);
+    expect(first?.['runtimeConfig']).to.deep.equal({
+      bandwidth: { ingressRate: 1e6, ingressBurst: 1e6, egressRate: 1e12, egressBurst: 0xffff_ffff },
+      dns,
+      cgroupPath: '/pods/a',
+    });
+    expect(second).to.not.have.property('runtimeConfig');
+  });
+
+  it('CHECK asks every plugin with the cached result, unless the list forbids it', async () => {
+    const attachment = await network.attach(newOp('t'), request());
+    await network.check(newOp('t'), request(), attachment);
+    const checks = calls().filter(([, command]) => command === 'CHECK');
+    expect(checks.map(([name]) => name)).to.deep.equal(['first', 'second']);
+    for (const [, , , text] of checks)
+      expect((JSON.parse(text ?? '') as { prevResult: unknown }).prevResult).to.deep.equal(attachment.result);
+    writeFileSync(join(dir, 'second.CHECK.fail'), '1');
+    expect(await network.check(newOp('t'), request(), attachment).catch((e: Error) => e.message)).to.contain('"second" check: no more');
+    await network.check(newOp('t'), request(), { ...attachment, conflist: { ...(attachment.conflist as object), disableCheck: true } });
+    expect(calls().filter(([, command]) => command === 'CHECK')).to.have.length(4);
+  });
+
+  it('GC names the attachments that are valid, to lists of 1.1.0 that allow it', async () => {
+    await network.gc(newOp('t'), ['a'.repeat(64)]);
+    expect(calls()).to.deep.equal([]);
+    write('05-new.conflist', { ...two, cniVersion: '1.1.0', name: 'new' });
+    await network.gc(newOp('t'), ['a'.repeat(64)]);
+    expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first GC', 'second GC']);
+    const input = JSON.parse(calls()[0]?.[3] ?? '') as Record<string, unknown>;
+    expect(input['cni.dev/valid-attachments']).to.deep.equal([{ containerID: 'a'.repeat(64), ifname: 'eth0' }]);
+    write('05-new.conflist', { ...two, cniVersion: '1.1.0', name: 'new', disableGC: true });
+    await network.gc(newOp('t'), []);
+    expect(calls()).to.have.length(2);
+  });
+
+  it('is not ready while a plugin is missing or says so, before it was ever ready', async () => {
+    await network.close();
+    const made = (): Promise<typeof network> =>
+      createNetwork({ config: { confDir: conf(), binDirs: [dir], statusGraceMs: 60_000 }, stateDir: dir, log: silentLogger });
+    write('10-two.conflist', { ...two, cniVersion: '1.1.0' });
+    writeFileSync(join(dir, 'second.STATUS.fail'), '1');
+    network = await made();
+    expect(network.status()).to.deep.equal({
+      ready: false,
+      reason: 'NetworkPluginNotReady',
+      message: 'cni plugin "second" status: no more addresses: range is full',
+    });
+    await network.close();
+    network = await made();
+    expect(network.status()).to.include({ ready: true });
+    await network.close();
+    write('10-two.conflist', { ...two, plugins: [{ type: 'first' }, { type: 'missing' }] });
+    network = await made();
+    expect(network.status().message).to.equal(`cni plugin "missing": not found in ${dir}`);
+  });
+
+  it('does not wait for a plugin that hangs in STATUS', async () => {
+    await network.close();
+    write('10-two.conflist', { ...two, cniVersion: '1.1.0' });
+    writeFileSync(join(dir, 'first.STATUS.sleep'), '');
+    const startedMs = Date.now();
+    network = await createNetwork({ config: { confDir: conf(), binDirs: [dir], statusGraceMs: 0 }, stateDir: dir, log: silentLogger });
+    expect(Date.now() - startedMs).to.be.within(900, 3000);
+    expect(network.status()).to.include({ ready: false, message: 'the cni plugins have not said yet that they are ready' });
   });
 
   it('refuses pod names that would change CNI_ARGS (S7)', async () => {

@@ -5,7 +5,7 @@ import type { Attachment, PodNetworkRequest } from './attach.ts';
 import type { Conflist, PluginConfig } from './conflist.ts';
 import { isAtLeast } from './conflist.ts';
 import type { Command } from './invoke.ts';
-import { invoke } from './invoke.ts';
+import { invoke, isMissing } from './invoke.ts';
 
 export const IF_NAME = 'eth0';
 
@@ -96,7 +96,10 @@ export async function addChain(op: Op, chain: Chain, request: PodNetworkRequest)
   return { network: chain.conflist.name, ifName: IF_NAME, ...addresses, conflist: chain.conflist, result };
 }
 
-/** DEL from the last plugin to the first, all of them whatever one says; the error names those that failed. */
+/**
+ * DEL from the last plugin to the first, all of them whatever one says; the error names those that failed. Without a result ADD did not finish, and a plugin
+ * that is not installed has nothing to undo: a pod that could not start for want of it can be removed.
+ */
 export async function delChain(op: Op, chain: Chain, request: PodNetworkRequest, result: unknown): Promise<void> {
   const failures: unknown[] = [];
   // Results are passed to DEL from 0.4.0 on.
@@ -106,7 +109,8 @@ export async function delChain(op: Op, chain: Chain, request: PodNetworkRequest,
     try {
       await call(op, chain, plugin, { command: 'DEL', request, prevResult });
     } catch (error) {
-      failures.push(error);
+      if (result === undefined && isMissing(error)) op.log.warn({ err: messageOf(error) }, 'a plugin is passed over');
+      else failures.push(error);
     }
   }
   const [first] = failures;

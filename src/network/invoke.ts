@@ -49,7 +49,8 @@ export async function invoke(op: Op, { command, type, binDirs, parameters, confi
 
 function failure(type: string, command: Command, words: string, cniCode?: number): ClassifiedError {
   const kind = cniCode === CNI_ERROR.tryAgain ? 'unavailable' : 'internal';
-  return new ClassifiedError(kind, `cni plugin "${type}" ${command.toLowerCase()}: ${words}`, { detail: { cniCode } });
+  const code = cniCode === undefined ? '' : ` (code ${cniCode})`;
+  return new ClassifiedError(kind, `cni plugin "${type}" ${command.toLowerCase()}: ${words}${code}`, { detail: { cniCode } });
 }
 
 const lastWords = (text: string): string => text.trim().split('\n').slice(-5).join(' ').slice(-1000);
@@ -72,5 +73,10 @@ export function findPlugin(type: string, binDirs: readonly string[]): string {
       continue;
     }
   }
-  throw new ClassifiedError('failedPrecondition', `cni plugin "${type}": not found in ${binDirs.join(', ')}`);
+  throw new ClassifiedError('failedPrecondition', `cni plugin "${type}": not found in ${binDirs.join(', ')}`, {
+    detail: { isMissing: true },
+  });
 }
+
+/** It was never executed. */
+export const isMissing = (error: unknown): boolean => error instanceof ClassifiedError && error.detail?.['isMissing'] === true;

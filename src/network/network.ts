@@ -92,6 +92,8 @@ class CniNetwork implements Network {
     this.#stamp = stamp;
     for (const problem of this.#conf.conflist === undefined ? [] : this.#conf.problems)
       this.#log.warn({ problem }, 'a CNI configuration is passed over');
+    // What has changed is asked soon.
+    this.#health = { ...this.#health, atMs: 0 };
     if (this.#conf.conflist?.name === before) return;
     // Another network owes nothing to the health of the one before.
     this.#health = UNKNOWN;

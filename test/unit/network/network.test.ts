@@ -94,7 +94,7 @@ describe('network', () => {
     writeFileSync(join(dir, 'second.ADD.fail'), '1');
     const error = await network.attach(newOp('t'), request()).catch((e: unknown) => e);
     expect(error).to.be.instanceOf(ClassifiedError);
-    expect((error as Error).message).to.equal('cni plugin "second" add: no more addresses: range is full');
+    expect((error as Error).message).to.equal('cni plugin "second" add: no more addresses: range is full (code 100)');
     expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first ADD', 'second ADD', 'second DEL', 'first DEL']);
   });
 
@@ -156,6 +156,21 @@ describe('network', () => {
     }
   });
 
+  it('undoes what there is of a list whose plugin is not installed; once added, its DEL is due', async () => {
+    write('05-lacks.conflist', { cniVersion: '1.0.0', name: 'lacks', plugins: [{ type: 'first' }, { type: 'absent' }] });
+    const error = (await network.attach(newOp('t'), request()).catch((e: unknown) => e)) as ClassifiedError;
+    expect(error.kind).to.equal('failedPrecondition');
+    expect(error.message).to.equal(`cni plugin "absent": not found in ${dir}`);
+    await network.detach(newOp('t'), request(), undefined);
+    expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first ADD', 'first DEL', 'first DEL']);
+    rmSync(join(conf(), '05-lacks.conflist'));
+    const attachment = await network.attach(newOp('t'), request());
+    rmSync(join(dir, 'second'));
+    expect(await network.detach(newOp('t'), request(), attachment).catch((e: Error) => e.message)).to.contain(
+      'cni plugin "second": not found',
+    );
+  });
+
   it('gives capabilities to plugins that declare them, and a burst that the plugin can count', async () => {
     const capabilities = { bandwidth: true, dns: true, cgroupPath: true, portMappings: false };
     write('05-able.conflist', { cniVersion: '1.0.0', name: 'able', plugins: [{ type: 'first', capabilities }, { type: 'second' }] });
@@ -206,7 +221,7 @@ describe('network', () => {
     expect(network.status()).to.deep.equal({
       ready: false,
       reason: 'NetworkPluginNotReady',
-      message: 'cni plugin "second" status: no more addresses: range is full',
+      message: 'cni plugin "second" status: no more addresses: range is full (code 100)',
     });
     await network.close();
     network = await made();

@@ -247,6 +247,7 @@ export class SpdyClientStream extends Duplex {
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
     if (this.#over) return done(new Error('the stream is over'));
+    if (chunk.length === 0) return done();
     this.#output = { chunk, done };
     this.pump();
   }

@@ -28,6 +28,8 @@ export async function forwardOverChannels(ws: WebSocket, protocol: string, sessi
     ports.map(async (port, i) => {
       const [data, error] = [connection.open(2 * i), connection.open(2 * i + 1)];
       error.resume();
+      // There is no word for a half-close: when the pod has ended, so has the connection.
+      data.once('finish', () => data.endInput());
       const bytes = Buffer.alloc(2);
       bytes.writeUInt16LE(port);
       data.write(bytes);

@@ -4,11 +4,14 @@ import { messageOf, wrap } from './base/errors.ts';
 import { KeyedLock } from './base/keyed-lock.ts';
 import type { Logger } from './base/log.ts';
 import { Operations } from './base/operations.ts';
+import type { Op } from './base/op.ts';
 import { newOp } from './base/op.ts';
 import { TaskSet } from './base/task-set.ts';
 import type { Config } from './config/config.ts';
+import { attach } from './container/attach.ts';
 import { CdiRegistry } from './container/cdi/registry.ts';
 import type { ContainerDeps } from './container/deps.ts';
+import { exec } from './container/exec.ts';
 import { daemonFacts } from './container/facts.ts';
 import { createPauseProcess } from './container/pause.ts';
 import { createPodContainers } from './container/pod-containers.ts';
@@ -33,11 +36,14 @@ import { RecordStore } from './os/record-store.ts';
 import { createHandlers } from './runtime/handlers.ts';
 import type { SandboxDeps } from './sandbox/deps.ts';
 import { findPodSandbox } from './sandbox/list.ts';
+import { connectToPod } from './sandbox/port-forward.ts';
 import type { PodSandboxRecord } from './sandbox/record.ts';
 import { recoverPodSandboxes } from './sandbox/recover.ts';
 import { createOverlaySnapshotter } from './snapshot/overlay.ts';
 import { LayerUsages } from './stats/layer-usage.ts';
 import { createSampler } from './stats/sampler.ts';
+import { createStreamingServer } from './streaming/server.ts';
+import type { StreamRuntime } from './streaming/stream-runtime.ts';
 
 /** A serving daemon. `close` stops answering and makes everything durable; containers go on running. */
 export interface Daemon {
@@ -119,11 +125,17 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     )
     .catch((error: unknown) => log.warn({ err: messageOf(error) }, 'stale network attachments were not released'));
 
+  const { address, port, tls } = config.streaming;
+  const runtime = streamRuntime(containers, sandboxes, log);
+  const streams = await createStreamingServer({ runtime, address, port, log, ...(tls === undefined ? {} : { tls }) });
+  stack.defer(() => streams.close());
+
   const services = {
     sandboxes,
     containers,
     images,
     events: bus,
+    streams,
     stats: { sampler, snapshotter, layers: new LayerUsages(snapshotter), stateDir: config.state },
     status: {
       network,
@@ -148,6 +160,17 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   stack.defer(() => void sdNotify('STOPPING=1'));
   const held = stack.move();
   return { close: () => held.disposeAsync() };
+}
+
+/** What clients of the streaming server are connected to. */
+function streamRuntime(containers: ContainerDeps, sandboxes: SandboxDeps, log: Logger): StreamRuntime {
+  const opOf = (name: string, signal: AbortSignal): Op => newOp(name, { log: log.child({ rpc: name }), signal });
+  return {
+    exec: (signal, { containerId, command, tty }, streams) =>
+      exec(containers, opOf('Exec', signal), containerId, { command, tty, streams }),
+    attach: (signal, { containerId }, streams) => attach(containers, opOf('Attach', signal), containerId, streams),
+    connect: (signal, podSandboxId, port) => connectToPod(sandboxes, opOf('PortForward', signal), podSandboxId, port),
+  };
 }
 
 const SERVER_GRACE_MS = 5_000;

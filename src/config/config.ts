@@ -19,7 +19,12 @@ export interface Config {
   readonly state: string;
   /** Unix socket path of the CRI. Default <state>/gantry.sock. */
   readonly socket: string;
-  readonly streaming: { readonly address: string; readonly port: number };
+  readonly streaming: {
+    readonly address: string;
+    /** 0: any free one. */
+    readonly port: number;
+    readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  };
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[]; readonly statusGraceMs: number };
   readonly cdi: { readonly specDirs: readonly string[] };
   readonly registry: { readonly hostsDir: string };

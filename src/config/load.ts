@@ -123,7 +123,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     root: get('root'),
     state,
     socket: get<string>('socket') || join(state, 'gantry.sock'),
-    streaming: { address: get('streaming.address'), port: get('streaming.port') },
+    streaming: { address: get('streaming.address'), port: get('streaming.port'), tls: tlsOf(said) },
     cni: { confDir: get('cni.conf_dir'), binDirs: get('cni.bin_dirs'), statusGraceMs: 1000 * get<number>('cni.status_grace_seconds') },
     cdi: { specDirs: get('cdi.spec_dirs') },
     registry: { hostsDir: get('registry.hosts_dir') },
@@ -145,6 +145,15 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     throw new ClassifiedError('invalidArgument', `${origin}: default_handler: no handler "${config.defaultHandler}" is configured`);
   }
   return config;
+}
+
+function tlsOf(said: ReadonlyMap<string, Said>): Config['streaming']['tls'] {
+  const [cert, key] = ['streaming.tls_cert', 'streaming.tls_key'].map((name) => said.get(name));
+  if (cert !== undefined && key !== undefined) return { certFile: cert.value as string, keyFile: key.value as string };
+  const alone = cert ?? key;
+  if (alone !== undefined)
+    throw new ClassifiedError('invalidArgument', `${alone.origin}: streaming.tls_cert and streaming.tls_key need each other`);
+  return undefined;
 }
 
 /** runc is there unless it is configured otherwise; the rest by name. */

@@ -24,9 +24,11 @@ export const SETTINGS: readonly Setting[] = [
     type: 'string',
     default: '127.0.0.1',
     flag: 'streaming-address',
-    description: 'where exec, attach and port-forward will be served',
+    description: 'IP address where exec, attach and port-forward are served',
   },
   { key: 'streaming.port', type: 'integer', default: 0, flag: 'streaming-port', description: '0: any free port' },
+  { key: 'streaming.tls_cert', type: 'path', default: '', description: 'PEM certificate (chain): streams are served over TLS' },
+  { key: 'streaming.tls_key', type: 'path', default: '', description: 'PEM key of that certificate' },
   {
     key: 'cni.conf_dir',
     type: 'path',

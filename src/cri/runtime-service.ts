@@ -5,6 +5,7 @@ import { execSync } from '../container/exec.ts';
 import { findContainer, listContainers } from '../container/list.ts';
 import { removeContainer } from '../container/remove.ts';
 import { reopenContainerLog } from '../container/reopen-log.ts';
+import { runningContainer } from '../container/running.ts';
 import { startContainer } from '../container/start.ts';
 import { stopContainer } from '../container/stop.ts';
 import { updateContainerResources } from '../container/update.ts';
@@ -21,6 +22,7 @@ import type { StopPodSandboxRequest__Output } from '../gen/cri/runtime/v1/StopPo
 import type { ContainerRecord } from '../container/record.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import { findPodSandbox, listPodSandboxes } from '../sandbox/list.ts';
+import { readyPodSandbox } from '../sandbox/port-forward.ts';
 import { removePodSandbox } from '../sandbox/remove.ts';
 import { runPodSandbox } from '../sandbox/run.ts';
 import { stopPodSandbox } from '../sandbox/stop.ts';
@@ -41,7 +43,7 @@ import { verboseContainer, verboseSandbox } from './view/verbose.ts';
 import { RUNTIME_NAME, RUNTIME_VERSION } from './version.ts';
 
 /** CRI RuntimeService: one row per RPC, from validator to use case to view. What has no row answers Unimplemented. */
-export function runtimeService({ sandboxes, containers, events, status, stats }: ServiceDeps): RuntimeRows {
+export function runtimeService({ sandboxes, containers, events, status, stats, streams }: ServiceDeps): RuntimeRows {
   const containersOf = (sandboxId: string) => listContainers(containers, null).filter((record) => record.sandboxId === sandboxId);
   // For lists of pods: once over all containers, not once per pod.
   const containersByPod = () => Map.groupBy(listContainers(containers, null), (record) => record.sandboxId);
@@ -146,6 +148,18 @@ export function runtimeService({ sandboxes, containers, events, status, stats }:
         timeoutMs: request.timeoutMs,
       });
       return { stdout, stderr, exitCode };
+    }),
+    Exec: unary(validate.exec, (_op, request) => {
+      const { id } = runningContainer(containers, request.containerId, 'exec in');
+      return { url: streams.execUrl({ ...request, containerId: id }) };
+    }),
+    Attach: unary(validate.attach, (_op, request) => {
+      const { id } = runningContainer(containers, request.containerId, 'attach to');
+      return { url: streams.attachUrl({ ...request, containerId: id }) };
+    }),
+    PortForward: unary(validate.portForward, (_op, request) => {
+      const { id } = readyPodSandbox(sandboxes, request.podSandboxId, 'forward ports of');
+      return { url: streams.portForwardUrl({ ...request, podSandboxId: id }) };
     }),
 
     ContainerStats: unary(validate.containerId<ContainerStatsRequest__Output>, async (_op, request) => ({

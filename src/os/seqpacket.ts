@@ -1,7 +1,20 @@
-import { closeSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
+import { basename, dirname } from 'node:path';
 import { watchFd } from './reactor.ts';
 import { errnoOf } from '../base/errors.ts';
-import { AF_UNIX, connectUnix, dupAbove, O_NONBLOCK, receive, sendPacket, shutdownWrite, SOCK_SEQPACKET, socket } from './syscalls.ts';
+import {
+  AF_UNIX,
+  connectUnix,
+  dupAbove,
+  O_DIRECTORY,
+  O_NONBLOCK,
+  O_PATH,
+  receive,
+  sendPacket,
+  shutdownWrite,
+  SOCK_SEQPACKET,
+  socket,
+} from './syscalls.ts';
 
 /** conmon's packets are a stream's number and up to 8 KiB of it; a longer packet would be cut. */
 const PACKET_BYTES = 32 * 1024;
@@ -63,7 +76,7 @@ export function connectSeqpacket(path: string, { onPacket, onEnd }: SeqpacketHan
     }
   };
   try {
-    connectUnix(fd, path);
+    connectBelow(fd, path);
     unwatch = watchFd(fd, drain);
   } catch (error) {
     close();
@@ -84,6 +97,16 @@ export function connectSeqpacket(path: string, { onPacket, onEnd }: SeqpacketHan
 }
 
 const CLOSED = -1;
+
+/** Through its directory: an address holds 107 bytes, and a container's id alone has 64. */
+function connectBelow(fd: number, path: string): void {
+  const dir = openSync(dirname(path), O_PATH | O_DIRECTORY);
+  try {
+    connectUnix(fd, `/proc/self/fd/${dir}/${basename(path)}`);
+  } finally {
+    closeSync(dir);
+  }
+}
 
 function receivePacket(fd: number): Buffer | undefined {
   const packet = Buffer.allocUnsafe(PACKET_BYTES);

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -44,8 +44,11 @@ describe('os/seqpacket', () => {
   });
 
   async function connect(mode: string, handlers: SeqpacketHandlers): Promise<Seqpacket> {
-    const path = join(dir, 'attach');
-    server = spawn({ argv: ['python3', '-c', SERVER, path, mode] });
+    // Longer than an address can be.
+    const below = join(dir, 'x'.repeat(100));
+    await mkdir(below);
+    const path = join(below, 'attach');
+    server = spawn({ argv: ['python3', '-c', SERVER, 'attach', mode], cwd: below });
     for (;;) {
       try {
         return connectSeqpacket(path, handlers);

@@ -142,7 +142,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
       handlers: handlers.list(),
       cgroupDriver: config.cgroup.driver === 'systemd' ? ('SYSTEMD' as const) : ('CGROUPFS' as const),
       info: { config, cgroups: shared.cgroupMode },
-      inFlight: () => [...sandboxes.operations.list(), ...containers.operations.list()],
+      inFlight: () => ({ runPodSandbox: sandboxes.operations.list(), createContainer: containers.operations.list() }),
       events: bus,
     },
   };

@@ -75,7 +75,11 @@ export function runtimeService({ sandboxes, containers, events, status, stats, s
     })),
     Status: unary(validate.status, (_op, { verbose }) => statusView(status, verbose)),
     RuntimeConfig: unary(validate.runtimeConfig, () => ({ linux: { cgroupDriver: status.cgroupDriver } })),
-    UpdateRuntimeConfig: unary(validate.updateRuntimeConfig, () => ({})),
+    // The conflist on the machine says which addresses pods get; a CIDR is for runtimes that write one themselves (kubenet, CNI templates).
+    UpdateRuntimeConfig: unary(validate.updateRuntimeConfig, (op, { podCidr }) => {
+      op.log.info({ podCidr }, 'the pod CIDR of the node is noted; the CNI configuration stands');
+      return {};
+    }),
 
     RunPodSandbox: unary(validate.runPodSandbox, async (op, { config, runtimeHandler }) => ({
       podSandboxId: await runPodSandbox(sandboxes, op, config, runtimeHandler),

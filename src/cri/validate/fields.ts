@@ -50,6 +50,16 @@ export function ipAddress(text: string, field: string): void {
   if (text !== '' && isIP(text) === 0) throw invalidArgument(field, `${JSON.stringify(text)} is not an IP address`);
 }
 
+/** One network, or one of each family with a comma between (dual stack), as kubelet has a node's pod CIDR. */
+export function podCidr(text: string, field: string): void {
+  for (const network of text.split(',')) {
+    const [address = '', prefix = '', ...rest] = network.split('/');
+    const bits = isIP(address) === 4 ? 32 : 128;
+    if (rest.length > 0 || isIP(address) === 0 || !/^\d{1,3}$/.test(prefix) || Number(prefix) > bits)
+      throw invalidArgument(field, `${JSON.stringify(network)} is not a network in CIDR notation`);
+  }
+}
+
 const HOSTNAME = /^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 /** sethostname(2) takes 64 bytes. */
 const MAX_HOSTNAME = 64;

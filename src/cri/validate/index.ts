@@ -17,6 +17,7 @@ import type { StreamPodSandboxMetricsRequest__Output } from '../../gen/cri/runti
 import type { StreamPodSandboxStatsRequest__Output } from '../../gen/cri/runtime/v1/StreamPodSandboxStatsRequest.ts';
 import type { UpdateRuntimeConfigRequest__Output } from '../../gen/cri/runtime/v1/UpdateRuntimeConfigRequest.ts';
 import type { VersionRequest__Output } from '../../gen/cri/runtime/v1/VersionRequest.ts';
+import { podCidr } from './fields.ts';
 
 export { containerId, createContainer, execSync, stopContainer, updateContainerResources } from './container.ts';
 export { imageOf, pullImage } from './image.ts';
@@ -29,7 +30,13 @@ const anything = <T>(request: T): T => request;
 export const version = anything<VersionRequest__Output>;
 export const status = anything<StatusRequest__Output>;
 export const runtimeConfig = anything<RuntimeConfigRequest__Output>;
-export const updateRuntimeConfig = anything<UpdateRuntimeConfigRequest__Output>;
+
+export function updateRuntimeConfig(request: UpdateRuntimeConfigRequest__Output): { podCidr: string } {
+  const text = request.runtimeConfig?.networkConfig?.podCidr ?? '';
+  if (text !== '') podCidr(text, 'runtime_config.network_config.pod_cidr');
+  return { podCidr: text };
+}
+
 export const listPodSandbox = anything<ListPodSandboxRequest__Output>;
 export const streamPodSandboxes = anything<StreamPodSandboxesRequest__Output>;
 export const listContainers = anything<ListContainersRequest__Output>;

@@ -9,7 +9,7 @@ export interface RuntimeStatusSource {
   readonly cgroupDriver: 'SYSTEMD' | 'CGROUPFS';
   /** For verbose: the configuration in force and what was found on this machine. */
   readonly info: Readonly<Record<string, unknown>>;
-  /** Operations in flight with stage and age. */
+  /** Operations in flight with stage and age, by use case. */
   inFlight(): unknown;
   /** Of GetContainerEvents: who listens, and what slow ones have lost. */
   readonly events: { readonly subscribers: number; readonly dropped: number };

@@ -133,4 +133,17 @@ describe('cri/validate', () => {
     expect(refusal(() => validate.imageOf({ image: null }))).to.contain('image: is required');
     expect(validate.stopContainer({ containerId: 'x', timeout: '9223372036854775807' }).timeoutMs).to.be.lessThan(2 ** 53);
   });
+
+  it('takes the pod CIDR of a node, single and dual stack, and nothing else for one', () => {
+    const update = (podCidr: string) => validate.updateRuntimeConfig({ runtimeConfig: { networkConfig: { podCidr } } });
+    for (const good of ['', '10.0.0.0/24', 'fd00::/64', '10.0.0.0/24,fd00::/64']) expect(update(good)).to.deep.equal({ podCidr: good });
+    for (const bad of ['10.0.0.0', '10.0.0.0/33', 'fd00::/129', '10.0.0.0/24,', 'pods', '10.0.0.0/-1', '10.0.0.0/8/8']) {
+      expect(
+        refusal(() => update(bad)),
+        bad,
+      ).to.match(/^runtime_config\.network_config\.pod_cidr: /);
+    }
+    expect(validate.updateRuntimeConfig({ runtimeConfig: null })).to.deep.equal({ podCidr: '' });
+    expect(validate.updateRuntimeConfig({ runtimeConfig: { networkConfig: null } })).to.deep.equal({ podCidr: '' });
+  });
 });

@@ -66,7 +66,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   stack.defer(() => images.close());
   const network = await createNetwork({ config: config.cni, stateDir: config.state, log });
   stack.defer(() => network.close());
-  const handlers = await createHandlers(config, log);
+  const handlers = await createHandlers(config, log, snapshotter);
   const sampler = createSampler();
   const bus = new Bus<ContainerEventResponse>({ sizeOf: weightOf });
 

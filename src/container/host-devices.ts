@@ -62,9 +62,14 @@ async function one(device: Device__Output, field: string): Promise<HostDevice[]>
   const permissions = device.permissions || 'rwm';
   if (stats.isDirectory()) {
     const below = await allHostDevices(real);
-    return below.map((each) => ({ ...each, path: join(device.containerPath, each.path.slice(real.length)), permissions }));
+    return below.map((each) => ({
+      ...each,
+      path: join(device.containerPath, each.path.slice(real.length)),
+      source: each.path,
+      permissions,
+    }));
   }
   const node = deviceOf(device.containerPath, stats, permissions);
   if (node === undefined) throw invalidArgument(field, `${device.hostPath} is not a device`);
-  return [node];
+  return [{ ...node, source: real }];
 }

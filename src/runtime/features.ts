@@ -15,12 +15,11 @@ interface FeaturesDocument {
   };
 }
 
-/** What the kernel does of it: mount_setattr(2), which read-only trees are made of, came with Linux 5.12, overlays on idmapped layers with 5.19. */
+/** What the kernel does of it: mount_setattr(2), which read-only trees and idmapped mounts are made of, came with Linux 5.12. */
 export function onKernel(features: HandlerFeatures, kernelRelease: string): HandlerFeatures {
   const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
-  const isSince = (since: number): boolean => major > 5 || (major === 5 && minor >= since);
-  const { recursiveReadOnlyMounts, userNamespaces } = features;
-  return { ...features, recursiveReadOnlyMounts: recursiveReadOnlyMounts && isSince(12), userNamespaces: userNamespaces && isSince(19) };
+  if (major > 5 || (major === 5 && minor >= 12)) return features;
+  return { ...features, recursiveReadOnlyMounts: false, userNamespaces: false };
 }
 
 /** Out of `<runtime> features` (OCI runtime-spec, features.md); a runtime without a word on idmapped mounts can't run a pod in a user namespace. */

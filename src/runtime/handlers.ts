@@ -18,16 +18,17 @@ export interface Handlers {
 
 /**
  * Drivers keep their state in `<state>/runtime/<handler>`. A handler whose program is missing is logged and refused by name later; only
- * the default handler's (or conmon's) makes start-up fail (R6).
+ * the default handler's (or conmon's) makes start-up fail (R6). Where a rootfs can't be idmapped, no handler has user namespaces.
  */
-export async function createHandlers(config: HandlersConfig, log: Logger): Promise<Handlers> {
+export async function createHandlers(config: HandlersConfig, log: Logger, rootfs = { idmaps: true }): Promise<Handlers> {
   const { defaultHandler } = config;
   const drivers = new Map<string, OciRuntime>();
   const broken = new Map<string, string>();
   for (const handler of config.handlers) {
     const stateDir = join(config.state, 'runtime', handler.name);
     try {
-      const options = { handler, conmonPath: config.conmon.path, stateDir, cgroupDriver: config.cgroup.driver, log };
+      const { idmaps } = rootfs;
+      const options = { idmaps, handler, conmonPath: config.conmon.path, stateDir, cgroupDriver: config.cgroup.driver, log };
       drivers.set(handler.name, createOciRuntime(options));
     } catch (error) {
       if (handler.name === defaultHandler) throw error;

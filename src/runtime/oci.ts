@@ -51,6 +51,8 @@ export interface OciRuntimeOptions {
   readonly stateDir: string;
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly log: Logger;
+  /** A rootfs can be idmapped here; where not there are no user namespaces, whatever the runtime says. Default true. */
+  readonly idmaps?: boolean;
   /**
    * Cgroup that monitors are moved to. Without one they stay in the daemon's: outside every pod's memory limit as well (R20). A request's
    * cgroupParent is not used for it: kubelet's is the pod's own, limited and, on v2, no place for processes.
@@ -75,6 +77,7 @@ class ConmonRuntime implements OciRuntime {
   readonly #monitor: Omit<MonitorOptions, 'ownConsoleDir'>;
   readonly #state: StateDir;
   readonly #log: Logger;
+  readonly #idmaps: boolean;
   readonly #exitFileTimeoutMs: number;
   readonly #deletes = new SingleFlight<void>();
   readonly #control = new KeyedLock();
@@ -95,11 +98,15 @@ class ConmonRuntime implements OciRuntime {
       cgroup: options.monitorCgroup,
     };
     this.#log = options.log;
+    this.#idmaps = options.idmaps ?? true;
     this.#exitFileTimeoutMs = options.exitFileTimeoutMs ?? EXIT_FILE_TIMEOUT_MS;
   }
 
   features(): Promise<HandlerFeatures> {
-    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#cli.path]);
+    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#cli.path]).then((features) => ({
+      ...features,
+      userNamespaces: features.userNamespaces && this.#idmaps,
+    }));
     return this.#features;
   }
 

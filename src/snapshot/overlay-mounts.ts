@@ -3,8 +3,10 @@ import { closeSync, constants, openSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ClassifiedError } from '../base/errors.ts';
+import { IdmappedView } from '../os/idmapped-view.ts';
 import { mount, umount } from '../os/mount.ts';
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from '../os/syscalls.ts';
+import { holdUserNamespace } from '../os/user-namespace.ts';
 import type { MountSpec } from './snapshotter.ts';
 
 /** mount(2) copies one page, its final NUL included. */
@@ -34,6 +36,25 @@ export async function probeOverlay(tmpDir: string): Promise<OverlayOptions> {
     await rm(probe, { recursive: true, force: true });
   }
   return options;
+}
+
+/** An overlay on an idmapped directory: Linux 5.19, and a filesystem that has idmapped mounts (tmpfs: 6.3). false as well where user namespaces are turned off. */
+export async function probeIdmap(tmpDir: string): Promise<boolean> {
+  const probe = join(tmpDir, `probe-${randomBytes(4).toString('hex')}`);
+  for (const dir of ['lower', 'upper', 'work', 'merged']) await mkdir(join(probe, dir), { recursive: true, mode: 0o700 });
+  const ids = [{ containerId: 0, hostId: 65_536, length: 65_536 }];
+  try {
+    await using holder = await holdUserNamespace([], { uids: ids, gids: ids });
+    using view = new IdmappedView({ dir: join(probe, 'lower'), userns: `/proc/${holder.pid}/ns/user`, at: join(probe, 'view') });
+    const data = `lowerdir=${view.path},upperdir=${probe}/upper,workdir=${probe}/work`;
+    mount({ type: 'overlay', source: 'overlay', target: join(probe, 'merged'), data });
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await umount(join(probe, 'merged'), { detach: true });
+    await rm(probe, { recursive: true, force: true });
+  }
 }
 
 export const bindMounts = (source: string, readOnly: boolean): MountSpec[] => [

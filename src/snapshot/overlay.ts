@@ -14,7 +14,7 @@ import { syncDir, writeJson } from '../os/atomic-file.ts';
 import { FilesystemSync, measureTree, UsageCache } from './disk.ts';
 import { Slots } from '../base/slots.ts';
 import type { OverlayOptions } from './overlay-mounts.ts';
-import { bindMounts, overlayMount, probeOverlay, ShortDir } from './overlay-mounts.ts';
+import { bindMounts, overlayMount, probeIdmap, probeOverlay, ShortDir } from './overlay-mounts.ts';
 import type { Active, Layer } from './overlay-records.ts';
 import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
 import { IDMAPPED_DIR } from './snapshotter.ts';
@@ -44,7 +44,14 @@ export async function createOverlaySnapshotter(options: { root: string; log: Log
   await trash.discard(join(root, 'tmp'));
   await mkdir(join(root, 'tmp'), { recursive: true, mode: 0o700 });
   await trash.empty();
-  const snapshotter = new OverlaySnapshotter({ root, log, trash, tools, options: await probeOverlay(join(root, 'tmp')) });
+  const snapshotter = new OverlaySnapshotter({
+    root,
+    log,
+    trash,
+    tools,
+    options: await probeOverlay(join(root, 'tmp')),
+    idmaps: await probeIdmap(join(root, 'tmp')),
+  });
   await snapshotter.load();
   return snapshotter;
 }
@@ -55,10 +62,12 @@ interface Parts {
   readonly trash: Trash;
   readonly tools: Tools;
   readonly options: OverlayOptions;
+  readonly idmaps: boolean;
 }
 
 class OverlaySnapshotter implements Snapshotter {
   readonly name = 'overlay';
+  readonly idmaps: boolean;
   readonly #parts: Parts;
   readonly #layersDir: string;
   readonly #shortDir: ShortDir;
@@ -76,6 +85,7 @@ class OverlaySnapshotter implements Snapshotter {
 
   constructor(parts: Parts) {
     this.#parts = parts;
+    this.idmaps = parts.idmaps;
     this.#layersDir = join(parts.root, 'layers');
     this.#shortDir = new ShortDir(this.#layersDir);
     this.#filesystem = new FilesystemSync(parts.root);

@@ -41,6 +41,8 @@ export interface Usage {
  */
 export interface Snapshotter {
   readonly name: string;
+  /** `prepare` and `view` can be asked for an idmap: this kernel and this filesystem have it. */
+  readonly idmaps: boolean;
   /** Unpacks one layer onto its parent and commits it as chainId. Verifies the diffID (dataLoss). Already committed: no work. */
   commitLayer(op: Op, layer: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void>;
   hasLayer(chainId: Digest): Promise<boolean>;

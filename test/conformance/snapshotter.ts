@@ -25,9 +25,13 @@ import { chainIdOf } from '../../src/base/digest.ts';
 import { kindOf } from '../../src/base/errors.ts';
 import type { Op } from '../../src/base/op.ts';
 import { newOp } from '../../src/base/op.ts';
-import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
+import { mountSnapshot } from '../../src/container/rootfs.ts';
+import { mountsUnder, umount } from '../../src/os/mount.ts';
+import { createNamespaces } from '../../src/os/namespaces.ts';
+import type { IdMapping } from '../../src/os/user-namespace.ts';
+import { hostIdOf } from '../../src/os/user-namespace.ts';
 import { getXattr } from '../../src/os/syscalls.ts';
-import type { LayerSource, MountSpec, Snapshotter } from '../../src/snapshot/snapshotter.ts';
+import type { LayerSource, MountSpec, RootfsIdmap, Snapshotter } from '../../src/snapshot/snapshotter.ts';
 
 export const op = (timeoutMs = 60_000): Op => newOp('test', { timeoutMs });
 
@@ -76,8 +80,16 @@ export class SnapshotBed {
   mounted(specs: readonly MountSpec[]): string {
     const target = join(this.dir, `mnt-${this.#mounts++}`);
     mkdirSync(target);
-    for (const { type, source, flags, data } of specs) mount({ type, source, target, flags, data });
+    mountSnapshot(specs, { target, layers: join(this.dir, 'layers-view') });
     return target;
+  }
+
+  /** Of a user namespace of its own: users from `uid` on, groups from `gid` on. */
+  async idmap(uid: number, gid: number): Promise<RootfsIdmap> {
+    const [uids, gids] = [uid, gid].map((hostId) => [{ containerId: 0, hostId, length: 65_536 }]) as [IdMapping[], IdMapping[]];
+    const pins = join(this.dir, `ns-${this.#mounts++}`);
+    await createNamespaces({ dir: pins, kinds: [], user: { uids, gids } });
+    return { userns: join(pins, 'user'), uid: (id) => hostIdOf(uids, id), gid: (id) => hostIdOf(gids, id) };
   }
 
   async dispose(): Promise<void> {
@@ -389,6 +401,52 @@ export function snapshotterSuite(name: string, { open }: SnapshotterSuiteOptions
         const second = bed.mounted(specs);
         expect(readFileSync(join(second, 'mine'), 'utf8')).to.equal('x');
         expect((await failure(snapshotter.prepare(op(), 'k', undefined))).kind).to.equal('failedPrecondition');
+      });
+
+      const ownersOf = (root: string, ...names: string[]): string[] =>
+        names.map((name) => {
+          const { uid, gid } = lstatSync(join(root, name));
+          return `${name} ${uid}:${gid}`;
+        });
+
+      it('seen through user namespaces share their layers; what is written has the ids outside', async function () {
+        if (!snapshotter.idmaps) this.skip();
+        const owned = await bed.commit(snapshotter, top, [file('mine', 'm', { uid: 7, gid: 8 }), dir('d', { uid: 9, gid: 9 })]);
+        const one = bed.mounted(await snapshotter.prepare(op(), 'one', owned, await bed.idmap(100_000, 200_000)));
+        const two = bed.mounted(await snapshotter.prepare(op(), 'two', owned, await bed.idmap(300_000, 300_000)));
+        const plain = await writable('plain', owned);
+        expect(ownersOf(one, '', 'a', 'mine', 'd')).to.deep.equal([
+          ' 100000:200000',
+          'a 100000:200000',
+          'mine 100007:200008',
+          'd 100009:200009',
+        ]);
+        expect(ownersOf(two, 'mine')).to.deep.equal(['mine 300007:300008']);
+        expect(ownersOf(plain, 'mine')).to.deep.equal(['mine 7:8']);
+        writeFileSync(join(one, 'mine'), 'changed');
+        rmSync(join(one, 'a'));
+        expect(ownersOf(snapshotter.upperDir('one') ?? '', 'mine')).to.deep.equal(['mine 100007:200008']);
+        expect(readFileSync(join(two, 'mine'), 'utf8')).to.equal('m');
+        expect(readdirSync(two).sort()).to.deep.equal(['a', 'c', 'd', 'mine']);
+        // Nothing of how it was made is left.
+        expect(mountsUnder(join(bed.dir, 'layers-view'))).to.deep.equal([]);
+        expect(existsSync(join(bed.dir, 'layers-view'))).to.equal(false);
+      });
+
+      it('on nothing and as views can be seen through one too', async function () {
+        if (!snapshotter.idmaps) this.skip();
+        const base = await bed.commit(snapshotter, undefined, [file('mine', 'm', { uid: 7, gid: 8 })]);
+        const second = await bed.commit(snapshotter, base, [file('more')]);
+        const idmap = await bed.idmap(100_000, 200_000);
+        expect(ownersOf(bed.mounted(await snapshotter.prepare(op(), 'k', undefined, idmap)), '')).to.deep.equal([' 100000:200000']);
+        for (const [key, parent] of [
+          ['v1', base],
+          ['v2', second],
+        ] as const) {
+          const view = bed.mounted(await snapshotter.view(op(), key, parent, idmap));
+          expect(ownersOf(view, 'mine')).to.deep.equal(['mine 100007:200008']);
+          expect(() => writeFileSync(join(view, 'x'), '')).to.throw('EROFS');
+        }
       });
 
       it('may stand on nothing', async () => {

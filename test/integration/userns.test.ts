@@ -100,6 +100,9 @@ describe('user namespaces', function () {
     expect(statSync(join(upper, 'www/index.html'))).to.include({ uid: 201_000, gid: 1_201_000 });
     expect(await exec(on, container, 'cat /www/index.html')).to.equal('hello from gantry\ny');
 
+    // Limited as part of its pod (CVE-2025-47291)
+    expect(readFileSync(`/proc/${pid}/cgroup`, 'utf8')).to.match(new RegExp(`(?:memory|0:):.*/own/${container}$`, 'm'));
+
     // Root of its own network, and of nothing else
     expect(
       await exec(on, container, 'ip -o -4 addr show eth0 | grep -c 10.77.21.; ip link set lo down && ip link set lo up && echo up'),
@@ -189,6 +192,28 @@ describe('user namespaces', function () {
     expect(on.logOf('pids', 'app')).to.equal('started\n');
     await on.cri.runtime('stopContainer', { containerId: container, timeout: 10 });
     expect(await on.status(container)).to.include({ state: 'CONTAINER_EXITED' });
+  });
+
+  it_('gives a terminal, devices and an unmasked proc to those who ask', async (on) => {
+    const config = podConfig(on, 'given', 650_000);
+    const pod = await on.runPod(config, HANDLER);
+    const devices = [
+      { hostPath: '/dev/null', containerPath: '/dev/mine', permissions: 'rw' },
+      { hostPath: '/dev/zero', containerPath: '/dev/zero', permissions: 'r' },
+    ];
+    const linux = { securityContext: { maskedPaths: [], readonlyPaths: [], capabilities: { addCapabilities: ['SYS_ADMIN'] } } };
+    const container = await on.runContainer(pod, config, on.containerConfig('app', SLEEP, { devices, linux, tty: true }));
+    expect(await exec(on, container, 'echo x >/dev/mine && head -c 2 /dev/zero | wc -c; ls -l /proc/1/fd/0')).to.match(
+      /^2\n.*-> \/dev\/(?:pts\/0|console)$/,
+    );
+    expect(await exec(on, container, 'mount -t proc proc /mnt 2>&1 || mkdir /p && mount -t proc proc /p && ls -d /p/self')).to.contain(
+      '/p/self',
+    );
+    const all = { securityContext: { privileged: true } };
+    const privileged = await on.runContainer(pod, config, on.containerConfig('privileged', SLEEP, { linux: all }));
+    expect(
+      await exec(on, privileged, 'mkdir /m && mount -t tmpfs none /m && echo mounted; cat /proc/kmsg; hostname other && hostname'),
+    ).to.match(/^mounted\n.*(?:denied|not permitted)\nother$/s);
   });
 
   it_('goes on over a restart of the daemon, and tells the same of it', async (on) => {

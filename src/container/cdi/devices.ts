@@ -63,5 +63,14 @@ async function hostDevice(op: Op, node: CdiDeviceNode): Promise<HostDevice> {
   if (found === undefined) throw invalidArgument(field, `${hostPath} is not a device of this machine`);
   if (type !== undefined && type !== found.type && !(type === 'u' && found.type === 'c'))
     throw invalidArgument(field, `${hostPath} is of type ${found.type}, the CDI spec says ${type}`);
-  return { path, type: found.type, major: found.major, minor: found.minor, fileMode: node.fileMode ?? found.fileMode, ...owner };
+  const source = hostPath === path ? {} : { source: hostPath };
+  return {
+    path,
+    ...source,
+    type: found.type,
+    major: found.major,
+    minor: found.minor,
+    fileMode: node.fileMode ?? found.fileMode,
+    ...owner,
+  };
 }

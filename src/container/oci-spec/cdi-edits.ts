@@ -102,7 +102,7 @@ function envWith(env: readonly string[], more: readonly string[]): string[] {
 
 function nodesWith(nodes: readonly OciDevice[], more: readonly HostDevice[], user: { uid: number; gid: number }): OciDevice[] {
   const byPath = new Map(nodes.map((node) => [node.path, node]));
-  for (const { permissions: _permissions, ...node } of more) {
+  for (const { permissions: _permissions, source: _source, ...node } of more) {
     byPath.delete(node.path);
     // Who runs as somebody else than root could not open a node of root's; a spec that names an owner says what it wants.
     byPath.set(node.path, { ...node, uid: node.uid ?? user.uid, gid: node.gid ?? user.gid });

@@ -19,13 +19,18 @@ const MASKED: readonly string[] = [
 const READONLY: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
 
 /**
- * kubelet sends its own lists unless procMount is Unmasked, and then empty ones; a client that sends neither gets ours. Privileged: none.
+ * kubelet sends its own lists unless procMount is Unmasked, and then empty ones: that is for pods with users of their own (S15). Elsewhere a client that sends
+ * neither gets ours. Privileged: none.
  */
-export function maskedAndReadonly(context: LinuxContainerSecurityContext__Output | null): {
+export function maskedAndReadonly(
+  context: LinuxContainerSecurityContext__Output | null,
+  ownUsers: boolean,
+): {
   maskedPaths: readonly string[];
   readonlyPaths: readonly string[];
 } {
   if (context?.privileged === true) return { maskedPaths: [], readonlyPaths: [] };
+  if (ownUsers && context?.maskedPaths.length === 0 && context.readonlyPaths.length === 0) return { maskedPaths: [], readonlyPaths: [] };
   const masked = context?.maskedPaths ?? [];
   const readonly = context?.readonlyPaths ?? [];
   return {

@@ -52,7 +52,7 @@ export function pauseSpec(input: {
       cgroupsPath: input.cgroupsPath,
       resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: 2 } },
       devices: [],
-      ...maskedAndReadonly(null),
+      ...maskedAndReadonly(null, false),
       ...(input.seccomp ? { seccomp: defaultSeccomp([]) } : {}),
     },
   };

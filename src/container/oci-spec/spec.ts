@@ -6,7 +6,7 @@ import { containerCapabilities } from './capabilities.ts';
 import type { CdiEdits } from './cdi-edits.ts';
 import { withCdi } from './cdi-edits.ts';
 import type { HostDevice } from './devices.ts';
-import { devicesOf } from './devices.ts';
+import { boundDevices, devicesOf } from './devices.ts';
 import type { MountsInput, ResolvedMount } from './mounts.ts';
 import { idMappings, mountsOf, rootfsPropagation } from './mounts.ts';
 import { maskedAndReadonly } from './paths.ts';
@@ -107,12 +107,13 @@ export function buildSpec(input: SpecInput): OciSpec {
       cgroupsPath: input.cgroupsPath,
       resources: { ...resourcesOf(config.linux?.resources ?? null, daemon), devices: rules },
       devices: nodes,
-      ...maskedAndReadonly(context),
+      ...maskedAndReadonly(context, input.userNamespace !== undefined),
       ...(propagation === undefined ? {} : { rootfsPropagation: propagation }),
       ...(seccomp === undefined ? {} : { seccomp }),
     },
   };
-  return withCdi(spec, input.cdi.edits, input.cdi.devices);
+  const whole = withCdi(spec, input.cdi.edits, input.cdi.devices);
+  return input.userNamespace === undefined ? whole : boundDevices(whole, [...input.devices, ...input.cdi.devices]);
 }
 
 function processOf(input: SpecInput): OciProcess {

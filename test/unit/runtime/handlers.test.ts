@@ -50,6 +50,8 @@ describe('createHandlers', () => {
       ['a', false],
       ['b', true],
     ]);
+    const without = await createHandlers(config([handler('a', idmaps)]), silentLogger, { idmaps: false });
+    expect(without.list().map(({ features: { userNamespaces } }) => userNamespaces)).to.deep.equal([false, false]);
   });
 
   it('refuses names that it does not know', async () => {

@@ -33,6 +33,7 @@ describe('container/cdi/devices', () => {
       expect(await found({ path: '/dev/null' })).to.deep.equal({ path: '/dev/null', ...nullDevice });
       expect(await found({ path: '/dev/mine', hostPath: join(dir, 'link'), permissions: 'r', uid: 7 })).to.deep.equal({
         path: '/dev/mine',
+        source: join(dir, 'link'),
         ...nullDevice,
         permissions: 'r',
         uid: 7,

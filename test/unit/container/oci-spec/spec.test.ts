@@ -171,12 +171,35 @@ describe('container/oci-spec', () => {
   });
 
   it('masks by default, by the list given, and nothing when privileged', () => {
-    expect(maskedAndReadonly(null).maskedPaths).to.include.members(['/proc/interrupts', '/sys/devices/virtual/powercap']);
+    expect(maskedAndReadonly(null, false).maskedPaths).to.include.members(['/proc/interrupts', '/sys/devices/virtual/powercap']);
     const context = { privileged: false, maskedPaths: ['/a', '/a'], readonlyPaths: [] } as unknown as Parameters<
       typeof maskedAndReadonly
     >[0];
-    expect(maskedAndReadonly(context).maskedPaths).to.deep.equal(['/a']);
-    expect(maskedAndReadonly({ ...context, privileged: true } as never)).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
+    expect(maskedAndReadonly(context, false).maskedPaths).to.deep.equal(['/a']);
+    expect(maskedAndReadonly({ ...context, privileged: true } as never, false)).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
+  });
+
+  it('unmasks for empty lists in a user namespace only (S15)', () => {
+    const unmasked = { privileged: false, maskedPaths: [], readonlyPaths: [] } as unknown as Parameters<typeof maskedAndReadonly>[0];
+    expect(maskedAndReadonly(unmasked, true)).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
+    expect(maskedAndReadonly(unmasked, false).maskedPaths).to.include('/proc/kcore');
+    expect(maskedAndReadonly(null, true).maskedPaths, 'without a context').to.include('/proc/kcore');
+  });
+
+  it('binds devices that have another path on the host, in a user namespace', () => {
+    const device = { type: 'c' as const, major: 1, minor: 3, fileMode: 0o666, uid: 0, gid: 0, permissions: 'rw' };
+    const devices = [
+      { ...device, path: '/dev/mine', source: '/dev/null' },
+      { ...device, path: '/dev/zero', source: '/dev/zero' },
+    ];
+    const ids = [{ containerId: 0, hostId: 1000, length: 10 }];
+    const spec = buildSpec(input({ devices, userNamespace: { path: '/ns/user', uids: ids, gids: ids } }));
+    expect(spec.linux.devices.map(({ path }) => path)).to.deep.equal(['/dev/zero']);
+    expect(spec.mounts.at(-1)).to.include({ destination: '/dev/mine', type: 'bind', source: '/dev/null' });
+    expect(spec.linux.resources.devices?.at(-1)).to.include({ major: 1, minor: 3, access: 'rw' });
+    const plain = buildSpec(input({ devices }));
+    expect(plain.linux.devices.map((node) => node.path)).to.deep.equal(['/dev/mine', '/dev/zero']);
+    expect(plain.linux.devices[0]).to.not.have.property('source');
   });
 
   it('leaves out limits that are not set, and refuses unified without cgroup v2', () => {

@@ -18,6 +18,7 @@ const ROWS: Readonly<Record<string, number>> = {
   sandbox: 4,
   image: 4,
   stats: 4,
+  metrics: 4,
   events: 4,
   nri: 4,
   runtime: 3,
@@ -34,6 +35,7 @@ const ROWS: Readonly<Record<string, number>> = {
 const EXTRA: ReadonlySet<string> = new Set(['os -> base', 'config -> base']);
 const PACKAGES: ReadonlyArray<{ readonly name: RegExp; readonly rooms: ReadonlySet<string> }> = [
   { name: /^@grpc\//, rooms: new Set(['cri', 'cli']) },
+  { name: /^prom-client$/, rooms: new Set(['metrics']) },
   { name: /^pino$/, rooms: new Set(['base']) },
   { name: /^koffi$/, rooms: new Set(['os']) },
   { name: /^(node:)?child_process$/, rooms: new Set() },

@@ -21,6 +21,8 @@ import { createLocalContent } from './content/local.ts';
 import { weightOf } from './cri/chunks.ts';
 import { createCriServer } from './cri/server.ts';
 import { gantryService } from './cri/gantry-service.ts';
+import type { ServiceDeps } from './cri/deps.ts';
+import type { CallSeen } from './cri/unary.ts';
 import { imageService } from './cri/image-service.ts';
 import { runtimeService } from './cri/runtime-service.ts';
 import { publisher } from './cri/view/event.ts';
@@ -146,11 +148,14 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
       events: bus,
     },
   };
+  const metrics = config.metrics.port === 0 ? undefined : await startMetrics(config, log, services);
+  if (metrics) stack.use(metrics.server);
   const server = await createCriServer({
     runtime: runtimeService(services),
     image: imageService(services),
     gantry: gantryService(services),
     log,
+    ...(metrics ? { observe: (call) => metrics.observe(call) } : {}),
   });
   await server.listen(config.socket);
   stack.defer(() => tasks.drain());
@@ -183,6 +188,22 @@ function onlyInstance(dir: string): Disposable {
   } catch (error) {
     throw wrap(`another gantry serves from ${dir}`, error);
   }
+}
+
+/** Loaded only when it is asked for: it would cost memory in every other daemon. */
+async function startMetrics(config: Config, log: Logger, { sandboxes, containers, images, events }: ServiceDeps) {
+  const { Metrics } = await import('./metrics/metrics.ts');
+  const metrics = new Metrics({
+    inFlight: () => [...sandboxes.operations.list(), ...containers.operations.list()],
+    podStates: () => sandboxes.store.values().map(({ state }) => state),
+    containerStates: () => containers.store.values().map(({ state }) => state),
+    pulls: () => images.pulls(),
+    droppedEvents: () => events.dropped,
+  });
+  const { address, port } = config.metrics;
+  const server = await metrics.serve(address, port);
+  log.info({ address, port: server.port }, 'serving metrics');
+  return { server, observe: (call: CallSeen) => metrics.observe(call) };
 }
 
 async function makeDirectories(config: Config): Promise<void> {

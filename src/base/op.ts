@@ -2,12 +2,15 @@ import { ClassifiedError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { silentLogger } from './log.ts';
 
+/** To hundredths: stages are told to people too. */
+const rounded = (ms: number): number => Math.round(ms * 100) / 100;
+
 /** Where an operation is: the stage it works at and since when, so that a retry that times out can name it (R1). */
 export class Span {
   readonly name: string;
-  readonly startedAtMs = Date.now();
   #stage = 'start';
-  #stageSinceMs = Date.now();
+  readonly #begunAt = performance.now();
+  #stageSince = performance.now();
   readonly #done: Array<{ stage: string; durationMs: number }> = [];
 
   constructor(name: string) {
@@ -16,14 +19,18 @@ export class Span {
 
   /** Ends the current stage and begins the next. */
   stage(name: string): void {
-    const nowMs = Date.now();
-    this.#done.push({ stage: this.#stage, durationMs: nowMs - this.#stageSinceMs });
+    const now = performance.now();
+    this.#done.push({ stage: this.#stage, durationMs: rounded(now - this.#stageSince) });
     this.#stage = name;
-    this.#stageSinceMs = nowMs;
+    this.#stageSince = now;
   }
 
   get current(): { stage: string; ageMs: number } {
-    return { stage: this.#stage, ageMs: Date.now() - this.#stageSinceMs };
+    return { stage: this.#stage, ageMs: Math.round(performance.now() - this.#stageSince) };
+  }
+
+  get ageMs(): number {
+    return rounded(performance.now() - this.#begunAt);
   }
 
   /** Finished stages with their durations; the running one is not among them. */

@@ -64,7 +64,7 @@ export class Operations<T> {
 
   /** What runs and where it stands, for status and for people. */
   list(): Array<{ key: string; stage: string; ageMs: number }> {
-    return [...this.#entries].map(([key, { op }]) => ({ key, stage: op.span.current.stage, ageMs: Date.now() - op.span.startedAtMs }));
+    return [...this.#entries].map(([key, { op }]) => ({ key, stage: op.span.current.stage, ageMs: op.span.ageMs }));
   }
 
   #begin(op: Op, key: string, work: Work<T>): Entry<T> {

@@ -26,6 +26,8 @@ export interface Config {
     readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   };
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[]; readonly statusGraceMs: number };
+  /** Port 0: none are served. */
+  readonly metrics: { readonly address: string; readonly port: number };
   readonly cdi: { readonly specDirs: readonly string[] };
   readonly registry: { readonly hostsDir: string };
   readonly image: {

@@ -29,6 +29,8 @@ export const SETTINGS: readonly Setting[] = [
   { key: 'streaming.port', type: 'integer', default: 0, flag: 'streaming-port', description: '0: any free port' },
   { key: 'streaming.tls_cert', type: 'path', default: '', description: 'PEM certificate (chain): streams are served over TLS' },
   { key: 'streaming.tls_key', type: 'path', default: '', description: 'PEM key of that certificate' },
+  { key: 'metrics.address', type: 'string', default: '127.0.0.1', description: 'where Prometheus metrics are served, over plain HTTP' },
+  { key: 'metrics.port', type: 'integer', default: 0, flag: 'metrics-port', description: '0: metrics are not served' },
   {
     key: 'cni.conf_dir',
     type: 'path',

@@ -1,7 +1,6 @@
 import type { handleServerStreamingCall, ServerWritableStream } from '@grpc/grpc-js';
-import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
-import type { Row } from './unary.ts';
+import type { Edge, Row } from './unary.ts';
 import { callOp, logFailure, serviceError } from './unary.ts';
 
 /**
@@ -12,27 +11,28 @@ export function serverStream<Request, Valid, Response>(
   validate: (request: Request) => Valid,
   work: (op: Op, request: Valid) => AsyncIterable<Response> | Iterable<Response>,
 ): Row<handleServerStreamingCall<Request, Response>> {
-  return (name: string, log: Logger) => (call: ServerWritableStream<Request, Response>) => {
-    const abort = new AbortController();
-    call.on('cancelled', () => abort.abort());
-    call.on('error', () => abort.abort());
-    const op = callOp(name, log, call, abort.signal);
-    const pump = async (): Promise<void> => {
-      for await (const message of work(op, validate(call.request))) {
-        if (abort.signal.aborted) return;
-        await written(call, message, abort.signal);
-      }
+  return (name: string, { log }: Edge) =>
+    (call: ServerWritableStream<Request, Response>) => {
+      const abort = new AbortController();
+      call.on('cancelled', () => abort.abort());
+      call.on('error', () => abort.abort());
+      const op = callOp(name, log, call, abort.signal);
+      const pump = async (): Promise<void> => {
+        for await (const message of work(op, validate(call.request))) {
+          if (abort.signal.aborted) return;
+          await written(call, message, abort.signal);
+        }
+      };
+      pump().then(
+        () => call.end(),
+        (error: unknown) => {
+          if (abort.signal.aborted) return void call.end();
+          logFailure(op, error);
+          // Not destroy(): grpc-js sends the status when the stream ends, and a destroyed one doesn't.
+          call.emit('error', Object.assign(new Error(), serviceError(error)));
+        },
+      );
     };
-    pump().then(
-      () => call.end(),
-      (error: unknown) => {
-        if (abort.signal.aborted) return void call.end();
-        logFailure(op, error);
-        // Not destroy(): grpc-js sends the status when the stream ends, and a destroyed one doesn't.
-        call.emit('error', Object.assign(new Error(), serviceError(error)));
-      },
-    );
-  };
 }
 
 /** Resolves when HTTP/2 has taken the message, or the call is over: then grpc-js doesn't call back. */

@@ -11,7 +11,7 @@ import type { ProtoGrpcType as GantryProto } from '../gen/gantry/gantry-v1.ts';
 import type { GantryHandlers } from '../gen/gantry/gantry/v1/Gantry.ts';
 import type { ImageServiceHandlers } from '../gen/cri/runtime/v1/ImageService.ts';
 import type { RuntimeServiceHandlers } from '../gen/cri/runtime/v1/RuntimeService.ts';
-import type { Row } from './unary.ts';
+import type { Edge, Row } from './unary.ts';
 import { unary } from './unary.ts';
 
 type Rows<Handlers> = { [Name in keyof Handlers]?: Row<Handlers[Name]> };
@@ -36,6 +36,7 @@ export async function createCriServer(options: {
   image: ImageRows;
   gantry: GantryRows;
   log: Logger;
+  observe?: Edge['observe'];
 }): Promise<CriServer> {
   const definition = await load(PROTOS, {
     keepCase: false,
@@ -47,13 +48,14 @@ export async function createCriServer(options: {
     oneofs: true,
   });
   const { runtime, gantry } = loadPackageDefinition(definition) as unknown as ProtoGrpcType & GantryProto;
+  const edge: Edge = { log: options.log, observe: options.observe ?? (() => undefined) };
   const server = new Server({
     'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
     'grpc.max_send_message_length': -1,
   });
-  server.addService(runtime.v1.RuntimeService.service, bind(runtime.v1.RuntimeService.service, options.runtime, options.log));
-  server.addService(runtime.v1.ImageService.service, bind(runtime.v1.ImageService.service, options.image, options.log));
-  server.addService(gantry.v1.Gantry.service, bind(gantry.v1.Gantry.service, options.gantry, options.log));
+  server.addService(runtime.v1.RuntimeService.service, bind(runtime.v1.RuntimeService.service, options.runtime, edge));
+  server.addService(runtime.v1.ImageService.service, bind(runtime.v1.ImageService.service, options.image, edge));
+  server.addService(gantry.v1.Gantry.service, bind(gantry.v1.Gantry.service, options.gantry, edge));
   return {
     async listen(socketPath) {
       await mkdir(dirname(socketPath), { recursive: true, mode: 0o711 });
@@ -77,9 +79,9 @@ export async function createCriServer(options: {
   };
 }
 
-function bind(service: ServiceDefinition, rows: RuntimeRows | ImageRows | GantryRows, log: Logger): Record<string, UntypedHandleCall> {
+function bind(service: ServiceDefinition, rows: RuntimeRows | ImageRows | GantryRows, edge: Edge): Record<string, UntypedHandleCall> {
   const byName = rows as Record<string, Row<UntypedHandleCall> | undefined>;
-  return Object.fromEntries(Object.keys(service).map((name) => [name, (byName[name] ?? missing(name))(name, log)]));
+  return Object.fromEntries(Object.keys(service).map((name) => [name, (byName[name] ?? missing(name))(name, edge)]));
 }
 
 /** grpc-js answers a registered method without a handler in words of its own; ours names the RPC. */
@@ -90,8 +92,8 @@ function missing(name: string): Row<UntypedHandleCall> {
     },
     () => undefined,
   );
-  return (rpc, log) => {
-    const handler = refuse(rpc, log) as handleUnaryCall<unknown, unknown>;
+  return (rpc, edge) => {
+    const handler = refuse(rpc, edge) as handleUnaryCall<unknown, unknown>;
     return ((call: Parameters<typeof handler>[0], callback?: Parameters<typeof handler>[1]) => {
       // A stream's call has no callback; grpc-js ends it with the status of an error that it emits.
       handler(call, callback ?? ((error) => call.emit('error', Object.assign(new Error(), error))));

@@ -1,12 +1,28 @@
 import type { handleUnaryCall, sendUnaryData, ServerUnaryCall, ServiceError } from '@grpc/grpc-js';
+import type { ErrorKind } from '../base/errors.ts';
 import { kindOf, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { newOp } from '../base/op.ts';
 import { statusCode } from './status-code.ts';
 
-/** A row of a service before it knows its name and logger; `server.ts` binds it. */
-export type Row<Handler> = (name: string, log: Logger) => Handler;
+/** What a row gets of the server it is bound in. */
+export interface Edge {
+  readonly log: Logger;
+  /** Told of each call that has ended. */
+  readonly observe: (call: CallSeen) => void;
+}
+
+export interface CallSeen {
+  readonly rpc: string;
+  /** `ok`, or the kind of the error. */
+  readonly result: 'ok' | ErrorKind;
+  readonly durationMs: number;
+  readonly stages: ReadonlyArray<{ readonly stage: string; readonly durationMs: number }>;
+}
+
+/** A row of a service before it knows its name and server; `server.ts` binds it. */
+export type Row<Handler> = (name: string, edge: Edge) => Handler;
 
 /** Slower calls than this are told with the time of each stage. */
 const SLOW_MS = 1_000;
@@ -47,21 +63,24 @@ export function unary<Request, Valid, Response>(
   validate: (request: Request) => Valid,
   work: (op: Op, request: Valid) => Response | Promise<Response>,
 ): Row<handleUnaryCall<Request, Response>> {
-  return (name, log) => (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>) => {
-    const abort = new AbortController();
-    call.on('cancelled', () => abort.abort());
-    const op = callOp(name, log, call, abort.signal);
-    const answer = async (): Promise<Response> => work(op, validate(call.request));
-    answer().then(
-      (response) => {
-        const totalMs = Date.now() - op.span.startedAtMs;
-        if (totalMs > SLOW_MS) op.log.info({ totalMs, stages: op.span.stages }, 'slow call');
-        callback(null, response);
-      },
-      (error: unknown) => {
-        logFailure(op, error);
-        callback(serviceError(error));
-      },
-    );
-  };
+  return (name, { log, observe }) =>
+    (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>) => {
+      const abort = new AbortController();
+      call.on('cancelled', () => abort.abort());
+      const op = callOp(name, log, call, abort.signal);
+      const answer = async (): Promise<Response> => work(op, validate(call.request));
+      const seen = (result: CallSeen['result']): void => observe({ rpc: name, result, durationMs: op.span.ageMs, stages: op.span.stages });
+      answer().then(
+        (response) => {
+          if (op.span.ageMs > SLOW_MS) op.log.info({ totalMs: op.span.ageMs, stages: op.span.stages }, 'slow call');
+          callback(null, response);
+          seen('ok');
+        },
+        (error: unknown) => {
+          logFailure(op, error);
+          callback(serviceError(error));
+          seen(kindOf(error));
+        },
+      );
+    };
 }

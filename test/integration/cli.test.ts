@@ -13,10 +13,11 @@ import { Bed, DEMO_IMAGE } from '../lib/bed.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/gantry', import.meta.url));
 
-describe('gantry pull and gantry images', function () {
+/** What an operator asks a running daemon beside the CRI. */
+describe('gantry pull, gantry images and metrics', function () {
   this.timeout(60_000);
   let bed: Bed;
-  before(async () => void (bed = await Bed.make({ subnet: 11 })));
+  before(async () => void (bed = await Bed.make({ subnet: 11, flags: ['--metrics-port', '9191'] })));
   after(() => bed.end());
 
   const gantry = (...args: string[]) => execa(PROGRAM, [...args, '--socket', bed.gantry.socket], { reject: false });
@@ -56,6 +57,12 @@ describe('gantry pull and gantry images', function () {
     expect(exitCode).to.equal(0);
     expect(stdout).to.include(DEMO_IMAGE);
     expect(stdout).to.match(/^IMAGE +ID +SIZE/);
+  });
+
+  it('count what the daemon did, where a port is given for it', async () => {
+    const text = await (await fetch('http://127.0.0.1:9191/metrics')).text();
+    expect(text).to.match(/^gantry_cri_call_seconds_count\{rpc="PullImage",result="ok"\} [1-9]/m);
+    expect(text).to.match(/^gantry_cri_stage_seconds_count\{rpc="PullImage",stage="layers"\} [1-9]/m);
   });
 
   it('fail in the daemon’s words, or say that there is none', async () => {

@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArguments } from '../../../src/cli/args.ts';
@@ -69,6 +69,12 @@ describe('config (F1)', () => {
       ['crun', '/usr/bin/crun', []],
       ['runsc', 'runsc', ['--platform=ptrace']],
     ]);
+  });
+
+  it('is told in full by README', () => {
+    const words = (text: string): string => text.replace(/ *\| */g, '|').replace(/-+/g, '-');
+    const readme = words(readFileSync(join(import.meta.dirname, '../../../README.md'), 'utf8'));
+    for (const line of reference().split('\n')) expect(readme).to.include(words(line));
   });
 
   it('refuses what the command line does not know', () => {

@@ -216,6 +216,25 @@ describe('crictl', function () {
     expect(at(podStats, 'linux', 'network', 'defaultInterface', 'name')).to.equal('eth0');
   });
 
+  it('metricdescs and metricsp', async () => {
+    const names = at(await crictlJson('metricdescs'), 'descriptors') as Array<{ name: string }>;
+    expect(names.map(({ name }) => name)).to.include.members([
+      'container_cpu_usage_seconds_total',
+      'container_network_receive_bytes_total',
+    ]);
+    const pods = at(await crictlJson('metricsp'), 'podMetrics') as Array<{
+      podSandboxId: string;
+      containerMetrics: Array<{ containerId: string }>;
+    }>;
+    expect(pods.map(({ podSandboxId }) => podSandboxId)).to.deep.equal([pod]);
+    expect(pods[0]?.containerMetrics.map(({ containerId }) => containerId)).to.deep.equal([container]);
+  });
+
+  it('runtime-config and update-runtime-config', async () => {
+    expect(await crictl('runtime-config')).to.match(/cgroupfs/i);
+    await crictl('update-runtime-config', '--pod-cidr', '10.244.0.0/24');
+  });
+
   it('update', async () => {
     await crictl('update', '--memory', String(96 * 1024 * 1024), '--cpu-share', '256', container);
     const resources = at(await crictlJson('inspect', container), 'status', 'resources', 'linux');

@@ -9,6 +9,7 @@ import { newOp } from './base/op.ts';
 import { TaskSet } from './base/task-set.ts';
 import type { Config } from './config/config.ts';
 import { attach } from './container/attach.ts';
+import { AppArmor } from './container/apparmor.ts';
 import { CdiRegistry } from './container/cdi/registry.ts';
 import type { ContainerDeps } from './container/deps.ts';
 import { exec } from './container/exec.ts';
@@ -88,9 +89,11 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   const patience = { minPatienceMs: config.operation.patienceMs };
   const tell = publisher(bus, { sandboxes: sandboxStore, containers: containerStore });
 
+  const facts = await daemonFacts();
   const containers: ContainerDeps = {
     ...shared,
-    facts: await daemonFacts(),
+    facts,
+    apparmor: new AppArmor({ enabled: facts.apparmor, log }),
     store: containerStore,
     operations: new Operations<ContainerRecord>(patience),
     locks: new KeyedLock(),

@@ -82,7 +82,7 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   makeVolumeDirs(op, paths.rootfs, image.config.volumes, podRoot(idmap));
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   checkMapped(record.user, idmap);
-  const spec = buildSpec(await specInput(deps, { record, sandbox, image, mounts, cdi }));
+  const spec = buildSpec(await specInput(deps, op, { record, sandbox, image, mounts, cdi }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   if (record.logPath !== '') await prepareLog(sandbox.config.logDirectory, config.logPath);
 

@@ -8,6 +8,7 @@ import type { RecordStore } from '../os/record-store.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
+import type { AppArmor } from './apparmor.ts';
 import type { CdiRegistry } from './cdi/registry.ts';
 import type { DaemonFacts } from './oci-spec/spec.ts';
 import type { ContainerRecord } from './record.ts';
@@ -35,6 +36,7 @@ export interface ContainerDeps {
   readonly images: Images;
   readonly snapshotter: Snapshotter;
   readonly cdi: CdiRegistry;
+  readonly apparmor: AppArmor;
   readonly sampler: Sampled;
   /** Settles when the container's exit is in its record. */
   readonly exits: Map<string, Promise<void>>;

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { access, readdir, readFile } from 'node:fs/promises';
 import { cgroupLimits, cgroupMode } from '../os/cgroup.ts';
 import { getNofile } from '../os/syscalls.ts';
 import { capabilitiesOf } from './oci-spec/capabilities.ts';
@@ -21,5 +21,21 @@ export async function daemonFacts(): Promise<DaemonFacts> {
     nofile: { soft: Number.isInteger(launcherSoft) && launcherSoft > 0 ? Math.min(launcherSoft, hard) : soft, hard },
     apparmor: (await read('/sys/module/apparmor/parameters/enabled')).trim() === 'Y',
     selinux: (await read('/sys/fs/selinux/enforce')) !== '',
+    thermalThrottles: await thermalThrottles(),
   };
+}
+
+async function thermalThrottles(): Promise<string[]> {
+  const cpus = '/sys/devices/system/cpu';
+  const names = (await readdir(cpus).catch(() => [])).filter((name) => /^cpu\d+$/.test(name));
+  const paths = names.map((name) => `${cpus}/${name}/thermal_throttle`);
+  const found = await Promise.all(
+    paths.map((path) =>
+      access(path).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  );
+  return paths.filter((_, index) => found[index] === true);
 }

@@ -5,8 +5,10 @@ import type { Image } from '../image/image.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import { namespaceMode, userMappings, usesHostNetwork } from '../sandbox/record.ts';
 import { podPaths } from '../sandbox/paths.ts';
+import type { Op } from '../base/op.ts';
 import type { ContainerDeps } from './deps.ts';
 import { allHostDevices, askedDevices } from './host-devices.ts';
+import { appArmorChoice } from './oci-spec/apparmor.ts';
 import type { ResolvedMount } from './oci-spec/mounts.ts';
 import { seccompChoice } from './oci-spec/seccomp.ts';
 import type { NamespaceChoice, SpecInput } from './oci-spec/spec.ts';
@@ -16,6 +18,7 @@ import { containerPaths } from './record.ts';
 /** Everything of the host that a container's spec depends on, gathered so that the spec itself is pure. */
 export async function specInput(
   deps: ContainerDeps,
+  op: Op,
   from: { record: ContainerRecord; sandbox: PodSandboxRecord; image: Image; mounts: readonly ResolvedMount[]; cdi: SpecInput['cdi'] },
 ): Promise<SpecInput> {
   const { record, sandbox, image, mounts, cdi } = from;
@@ -43,6 +46,7 @@ export async function specInput(
     devices: context?.privileged === true ? await allHostDevices() : await askedDevices(config.devices),
     cdi,
     localhostSeccomp: seccomp.kind === 'localhost' ? await readProfile(seccomp.path) : undefined,
+    apparmorProfile: await deps.apparmor.profileFor(op, appArmorChoice(context)),
     annotations: { 'gantry.sandbox-id': sandbox.id },
     daemon: deps.facts,
   };

@@ -1,10 +1,12 @@
 import type { LinuxContainerSecurityContext__Output } from '../../gen/cri/runtime/v1/LinuxContainerSecurityContext.ts';
 
-/** Files of the host that every container would see through /proc and /sys (S10). */
+/** What nobody but the host has business with, and older kubelets' lists lack (S10): powercap tells secrets by their power (GHSA-7ww5-4wqc-m92c). */
+const ALWAYS_MASKED: readonly string[] = ['/proc/interrupts', '/sys/devices/virtual/powercap'];
+
+/** Files of the host that every container would see through /proc and /sys. */
 const MASKED: readonly string[] = [
   '/proc/acpi',
   '/proc/asound',
-  '/proc/interrupts',
   '/proc/kcore',
   '/proc/keys',
   '/proc/latency_stats',
@@ -12,29 +14,28 @@ const MASKED: readonly string[] = [
   '/proc/scsi',
   '/proc/timer_list',
   '/proc/timer_stats',
-  '/sys/devices/virtual/powercap',
   '/sys/firmware',
 ];
 
 const READONLY: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
 
 /**
- * kubelet sends its own lists unless procMount is Unmasked, and then empty ones: that is for pods with users of their own (S15). Elsewhere a client that sends
- * neither gets ours. Privileged: none.
+ * kubelet sends its own lists unless procMount is Unmasked, and then empty ones; a client that sends neither gets ours. Empty lists are taken at their word only
+ * in a user namespace, where Kubernetes allows them (S15). `throttles` are the directories that tell how hot each CPU runs. Privileged: none.
  */
 export function maskedAndReadonly(
   context: LinuxContainerSecurityContext__Output | null,
-  ownUsers: boolean,
+  host: { ownUsers: boolean; throttles: readonly string[] },
 ): {
   maskedPaths: readonly string[];
   readonlyPaths: readonly string[];
 } {
-  if (context?.privileged === true) return { maskedPaths: [], readonlyPaths: [] };
-  if (ownUsers && context?.maskedPaths.length === 0 && context.readonlyPaths.length === 0) return { maskedPaths: [], readonlyPaths: [] };
   const masked = context?.maskedPaths ?? [];
   const readonly = context?.readonlyPaths ?? [];
+  const isUnmasked = host.ownUsers && context !== null && masked.length === 0 && readonly.length === 0;
+  if (context?.privileged === true || isUnmasked) return { maskedPaths: [], readonlyPaths: [] };
   return {
-    maskedPaths: masked.length > 0 ? [...new Set(masked)] : MASKED,
+    maskedPaths: [...new Set([...(masked.length > 0 ? masked : MASKED), ...ALWAYS_MASKED, ...host.throttles])],
     readonlyPaths: readonly.length > 0 ? [...new Set(readonly)] : READONLY,
   };
 }

@@ -52,7 +52,7 @@ export function pauseSpec(input: {
       cgroupsPath: input.cgroupsPath,
       resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: 2 } },
       devices: [],
-      ...maskedAndReadonly(null, false),
+      ...maskedAndReadonly(null, { ownUsers: false, throttles: input.daemon.thermalThrottles }),
       ...(input.seccomp ? { seccomp: defaultSeccomp([]) } : {}),
     },
   };

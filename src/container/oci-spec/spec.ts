@@ -25,8 +25,11 @@ export interface DaemonFacts {
   /** CAP_SYS_RESOURCE: may an oom_score_adj be lower than the daemon's own? */
   readonly mayLowerOomScore: boolean;
   readonly nofile: { readonly soft: number; readonly hard: number };
+  /** Does the kernel have it, switched on? */
   readonly apparmor: boolean;
   readonly selinux: boolean;
+  /** Of each CPU that has one: /sys/devices/system/cpu/cpuN/thermal_throttle. */
+  readonly thermalThrottles: readonly string[];
 }
 
 /** `path`: join it; no path: a new one; 'host': none. */
@@ -56,6 +59,8 @@ export interface SpecInput {
   readonly cdi: { readonly edits: CdiEdits; readonly devices: readonly HostDevice[] };
   /** Parsed Localhost seccomp profile, when one was asked for. */
   readonly localhostSeccomp: unknown;
+  /** undefined: whatever the daemon itself is under. */
+  readonly apparmorProfile: string | undefined;
   readonly annotations: Readonly<Record<string, string>>;
   readonly daemon: DaemonFacts;
 }
@@ -107,7 +112,7 @@ export function buildSpec(input: SpecInput): OciSpec {
       cgroupsPath: input.cgroupsPath,
       resources: { ...resourcesOf(config.linux?.resources ?? null, daemon), devices: rules },
       devices: nodes,
-      ...maskedAndReadonly(context, input.userNamespace !== undefined),
+      ...maskedAndReadonly(context, { ownUsers: input.userNamespace !== undefined, throttles: daemon.thermalThrottles }),
       ...(propagation === undefined ? {} : { rootfsPropagation: propagation }),
       ...(seccomp === undefined ? {} : { seccomp }),
     },
@@ -120,7 +125,6 @@ function processOf(input: SpecInput): OciProcess {
   const { config, image, daemon } = input;
   const context = config.linux?.securityContext ?? null;
   const privileged = context?.privileged ?? false;
-  const apparmor = apparmorProfile(input);
   const { uid, gid, additionalGids } = input.user;
   return {
     terminal: config.tty,
@@ -132,7 +136,7 @@ function processOf(input: SpecInput): OciProcess {
     rlimits: [{ type: 'RLIMIT_NOFILE', ...daemon.nofile }],
     noNewPrivileges: context?.noNewPrivs ?? false,
     oomScoreAdj: clampedOomScore(Number(config.linux?.resources?.oomScoreAdj ?? 0), daemon),
-    ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+    ...(input.apparmorProfile === undefined ? {} : { apparmorProfile: input.apparmorProfile }),
   };
 }
 
@@ -145,14 +149,6 @@ function forUser(capabilities: OciProcess['capabilities'], uid: number): OciProc
 /** Without CAP_SYS_RESOURCE nothing may go below the daemon's own score; the runtime would fail instead. */
 export const clampedOomScore = (asked: number, daemon: DaemonFacts): number =>
   daemon.mayLowerOomScore ? asked : Math.max(asked, daemon.oomScoreAdj);
-
-function apparmorProfile({ config, daemon }: SpecInput): string | undefined {
-  const context = config.linux?.securityContext ?? null;
-  const profile = context?.apparmor ?? null;
-  if (!daemon.apparmor || context === null || context.privileged || profile === null) return undefined;
-  if (profile.profileType === 'Unconfined') return 'unconfined';
-  return profile.profileType === 'Localhost' ? profile.localhostRef.replace(/^localhost\//, '') : undefined;
-}
 
 /** Mount is always new; cgroup where v2 makes it useful. */
 export function namespacesOf(choices: SpecInput['namespaces'], cgroupMode: CgroupMode): OciNamespace[] {

@@ -44,6 +44,7 @@ const input = (change: Partial<SpecInput> = {}): SpecInput => ({
   devices: [],
   cdi: { edits: NO_EDITS, devices: [] },
   localhostSeccomp: undefined,
+  apparmorProfile: undefined,
   annotations: {},
   daemon: {
     cgroupMode: 'hybrid',
@@ -54,6 +55,7 @@ const input = (change: Partial<SpecInput> = {}): SpecInput => ({
     nofile: { soft: 1024, hard: 4096 },
     apparmor: false,
     selinux: false,
+    thermalThrottles: [],
   },
   ...change,
 });
@@ -170,20 +172,46 @@ describe('container/oci-spec', () => {
     expect([pause(), pause(65_536), pause(1000)]).to.deep.equal([65_534, 65_534, 999]);
   });
 
-  it('masks by default, by the list given, and nothing when privileged', () => {
-    expect(maskedAndReadonly(null, false).maskedPaths).to.include.members(['/proc/interrupts', '/sys/devices/virtual/powercap']);
-    const context = { privileged: false, maskedPaths: ['/a', '/a'], readonlyPaths: [] } as unknown as Parameters<
-      typeof maskedAndReadonly
-    >[0];
-    expect(maskedAndReadonly(context, false).maskedPaths).to.deep.equal(['/a']);
-    expect(maskedAndReadonly({ ...context, privileged: true } as never, false)).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
+  it('masks what tells of the host, whatever list is given (S10)', () => {
+    type Context = Parameters<typeof maskedAndReadonly>[0];
+    const throttles = ['/sys/devices/system/cpu/cpu0/thermal_throttle'];
+    const always = ['/proc/interrupts', '/sys/devices/virtual/powercap', ...throttles];
+    const lists = (maskedPaths: string[], readonlyPaths: string[], change = {}): Context =>
+      ({ privileged: false, maskedPaths, readonlyPaths, ...change }) as unknown as Context;
+    const masked = (context: Context, ownUsers = false): readonly string[] =>
+      maskedAndReadonly(context, { ownUsers, throttles }).maskedPaths;
+    expect(masked(null)).to.include.members([...always, '/proc/kcore', '/sys/firmware']);
+    expect(masked(lists(['/a', '/a'], []))).to.deep.equal(['/a', ...always]);
+    expect(masked(lists(['/proc/interrupts'], ['/b']))).to.deep.equal(always);
+    expect(masked(lists(['/a'], ['/b'], { privileged: true }))).to.deep.equal([]);
   });
 
-  it('unmasks for empty lists in a user namespace only (S15)', () => {
-    const unmasked = { privileged: false, maskedPaths: [], readonlyPaths: [] } as unknown as Parameters<typeof maskedAndReadonly>[0];
-    expect(maskedAndReadonly(unmasked, true)).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
-    expect(maskedAndReadonly(unmasked, false).maskedPaths).to.include('/proc/kcore');
-    expect(maskedAndReadonly(null, true).maskedPaths, 'without a context').to.include('/proc/kcore');
+  it('believes empty lists in a user namespace only (S15)', () => {
+    const empty = { privileged: false, maskedPaths: [], readonlyPaths: [] } as never;
+    expect(maskedAndReadonly(empty, { ownUsers: true, throttles: ['/t'] })).to.deep.equal({ maskedPaths: [], readonlyPaths: [] });
+    expect(maskedAndReadonly(empty, { ownUsers: false, throttles: [] }).maskedPaths).to.include('/proc/kcore');
+    expect(maskedAndReadonly(empty, { ownUsers: false, throttles: [] }).readonlyPaths).to.include('/proc/sys');
+    expect(maskedAndReadonly(null, { ownUsers: true, throttles: [] }).maskedPaths).to.include('/proc/kcore');
+    expect(buildSpec(input({ userNamespace: { path: '/u', uids: [], gids: [] } })).linux.maskedPaths).to.include('/proc/kcore');
+  });
+
+  it('gives no capability to inherit but those that are to be ambient (S10)', () => {
+    const inheritable = (change: object, privileged = false): readonly string[] =>
+      containerCapabilities({ ...noCaps, ...change }, { privileged, bounding }).inheritable;
+    expect(inheritable({})).to.deep.equal([]);
+    expect(inheritable({ addCapabilities: ['ALL'] })).to.deep.equal([]);
+    expect(inheritable({}, true)).to.deep.equal([]);
+    expect(inheritable({ addAmbientCapabilities: ['NET_BIND_SERVICE'] })).to.deep.equal(['CAP_NET_BIND_SERVICE']);
+  });
+
+  it('shares nothing between two specs, nor with what they are made of (S10)', () => {
+    const from = input();
+    const before = structuredClone(from);
+    const [one, two] = [buildSpec(from), buildSpec(from)];
+    for (const list of [one.process.env, one.mounts, one.linux.resources.devices ?? [], one.process.capabilities.bounding] as unknown[][])
+      list.push('changed');
+    expect(JSON.stringify(two)).to.not.contain('changed');
+    expect(from).to.deep.equal(before);
   });
 
   it('binds devices that have another path on the host, in a user namespace', () => {

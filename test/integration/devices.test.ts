@@ -8,6 +8,7 @@ import { imageOf } from '../../hack/images/image.ts';
 import { demoImage } from '../../hack/images/demo.ts';
 import { layerOf } from '../../hack/images/tree.ts';
 import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConfig.ts';
+import type { LinuxContainerSecurityContext } from '../../src/gen/cri/runtime/v1/LinuxContainerSecurityContext.ts';
 import type { Mount } from '../../src/gen/cri/runtime/v1/Mount.ts';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { mountsUnder } from '../../src/os/mount.ts';
@@ -260,6 +261,47 @@ describe('devices, volumes and mounts of containers', function () {
         .and.to.contain('No such file');
       await bed.cri.runtime('stopPodSandbox', { podSandboxId });
       await bed.cri.runtime('removePodSandbox', { podSandboxId });
+    });
+  });
+
+  describe('AppArmor', () => {
+    const hasAppArmor =
+      existsSync('/sys/module/apparmor/parameters/enabled') &&
+      readFileSync('/sys/module/apparmor/parameters/enabled', 'utf8').startsWith('Y');
+    const asked = (apparmor: LinuxContainerSecurityContext['apparmor'], change: LinuxContainerSecurityContext = {}): ContainerConfig => ({
+      linux: { securityContext: { ...options.securityContext, ...change, apparmor } },
+    });
+    const invalid = Code.INVALID_ARGUMENT;
+
+    it('of a profile that the kernel lacks is refused by the field that names it', async () => {
+      const words = hasAppArmor ? 'is not loaded' : 'AppArmor is not supported';
+      const field = 'config\\.linux\\.security_context\\.apparmor';
+      const localhost = { profileType: 'Localhost' as const, localhostRef: 'localhost/gantry-no-such-profile' };
+      await refused(asked(localhost), invalid, new RegExp(`^${field}\\.localhost_ref: .*${words}`));
+      const old = { ...options.securityContext, apparmorProfile: 'localhost/gantry-no-such-profile' };
+      await refused({ linux: { securityContext: old } }, invalid, new RegExp(`^${field}_profile: .*${words}`));
+      if (!hasAppArmor)
+        await refused(asked({ profileType: 'RuntimeDefault' }), invalid, new RegExp(`^${field}\\.profile_type: .*${words}`));
+    });
+
+    it('confines to the default profile, and lets the host end what it confines', async function () {
+      // Where the kernel has none (hack/vm has it) there is nothing to see.
+      if (!hasAppArmor) this.skip();
+      const id = await run(SLEEP, asked({ profileType: 'RuntimeDefault' }, { capabilities: { addCapabilities: ['SYS_ADMIN'] } }));
+      expect(await sh(id, 'cat /proc/self/attr/current')).to.equal('gantry-default (enforce)');
+      expect(await sh(id, 'mount -t tmpfs x /tmp')).to.match(/permission denied/i);
+      expect(await sh(id, 'echo 1 > /proc/self/oom_score_adj; echo $?; kill -0 1; echo $?')).to.equal('0\n0');
+      await bed.cri.runtime('stopContainer', { containerId: id, timeout: '20' });
+      expect((await bed.status(id)).exitCode).to.equal(0);
+      await remove(id);
+      for (const [config, profile] of [
+        [asked(null), 'gantry-default (enforce)'],
+        [asked({ profileType: 'Unconfined' }), 'unconfined'],
+      ] as const) {
+        const other = await run(SLEEP, config);
+        expect(await sh(other, 'cat /proc/self/attr/current')).to.equal(profile);
+        await remove(other);
+      }
     });
   });
 

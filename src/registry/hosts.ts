@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { parse } from 'smol-toml';
 import { ClassifiedError, messageOf } from '../base/errors.ts';
@@ -24,7 +24,8 @@ const CAPABILITIES = ['pull', 'resolve', 'push'];
 const KEYS = new Set(['server', 'host', 'capabilities', 'ca', 'client', 'skip_verify', 'override_path', 'header', 'dial_timeout']);
 
 /**
- * The hosts of a registry in the order they are asked: mirrors of `<dir>/<host>/hosts.toml` (else `_default`'s), then the server. Read anew at each pull.
+ * The hosts of a registry in the order they are asked: mirrors of `<dir>/<host>/hosts.toml` (else `_default`'s), then the server; without such a file the
+ * server alone, with the certificates that lie there. Read anew at each pull.
  * failedPrecondition names the file and the key that is wrong.
  */
 export function hostsOf(dir: string, registry: string): RegistryHost[] {
@@ -33,7 +34,7 @@ export function hostsOf(dir: string, registry: string): RegistryHost[] {
     .find((each) => existsSync(each));
   const plain = { ca: [], client: [], skipVerify: false, headers: {}, resolve: true, pull: true, connectTimeoutMs: undefined };
   const server = (url: string): RegistryHost => ({ ...plain, url: withApi(url, false), namespace: undefined });
-  if (path === undefined) return [server(defaultServer(registry))];
+  if (path === undefined) return [{ ...server(defaultServer(registry)), ...certificatesOf(dir, registry) }];
   const fail = (key: string, why: string): never => {
     throw new ClassifiedError('failedPrecondition', `${path}: ${key}: ${why}`);
   };
@@ -84,6 +85,19 @@ export function hostsOf(dir: string, registry: string): RegistryHost[] {
   const mirrors = Object.entries(host ?? {}).map(([url, table]) => read(table, checked(url, fail), `host."${url}".`));
   const serverUrl = typeof file['server'] === 'string' ? file['server'] : defaultServer(registry);
   return [...mirrors, read(own, checked(serverUrl, fail), '')];
+}
+
+/** Docker's way, where there is no hosts.toml: `<dir>/<host>/*.crt` are authorities, `*.cert` with `*.key` the client's. */
+function certificatesOf(dir: string, registry: string): Pick<RegistryHost, 'ca' | 'client'> {
+  const at = join(dir, registry);
+  const names = existsSync(at) ? readdirSync(at).sort() : [];
+  const keyOf = (name: string): string => name.replace(/cert$/, 'key');
+  return {
+    ca: names.filter((name) => name.endsWith('.crt')).map((name) => join(at, name)),
+    client: names
+      .filter((name) => name.endsWith('.cert') && names.includes(keyOf(name)))
+      .map((name) => [join(at, name), join(at, keyOf(name))]),
+  };
 }
 
 /** `1m30s`, `500ms`; undefined when it isn't a duration. */

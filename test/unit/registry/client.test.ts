@@ -197,6 +197,14 @@ describe('registry', () => {
     });
     expect(first?.client).to.deep.equal([[join(dir, '_default', 'c.pem'), join(dir, '_default', 'k.pem')]]);
     expect(second).to.deep.include({ url: 'https://any.example/v2', namespace: undefined });
+    mkdirSync(join(dir, 'docker.example'));
+    for (const name of ['ca.crt', 'me.cert', 'me.key', 'alone.cert']) writeFileSync(join(dir, 'docker.example', name), '');
+    rmSync(join(dir, '_default'), { recursive: true });
+    expect(hostsOf(dir, 'docker.example')).to.have.length(1);
+    expect(hostsOf(dir, 'docker.example')[0]).to.deep.include({
+      ca: [join(dir, 'docker.example', 'ca.crt')],
+      client: [[join(dir, 'docker.example', 'me.cert'), join(dir, 'docker.example', 'me.key')]],
+    });
     expect(hostsOf('/nowhere', 'docker.io').map(({ url }) => url)).to.deep.equal(['https://registry-1.docker.io/v2']);
   });
 

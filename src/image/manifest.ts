@@ -68,7 +68,9 @@ function descriptor(value: unknown, what: string): Descriptor {
 /** A document has one meaning: what is a manifest and an index at once, or not what it was served as, is refused (S14). */
 export function parseManifest(value: unknown, servedAs: string): Manifest | Index {
   const document = object(value, 'the document');
-  const { mediaType, layers, config, manifests } = document;
+  const { mediaType, layers, config, manifests, schemaVersion } = document;
+  if (schemaVersion === 1)
+    throw new ClassifiedError('unimplemented', 'image manifest: it is of Docker schema 1, which nobody pushes any more: push it anew');
   if (mediaType !== undefined && typeof mediaType === 'string' && servedAs in KINDS && mediaType !== servedAs)
     throw bad(`it says ${mediaType} and was served as ${servedAs}`);
   const type = typeof mediaType === 'string' ? mediaType : servedAs;
@@ -109,19 +111,16 @@ const HOST_PLATFORMS: Readonly<Record<string, Platform>> = {
 
 export const hostPlatform = (): Platform => HOST_PLATFORMS[process.arch] ?? { os: 'linux', architecture: process.arch, variant: '' };
 
-/** The entry for this machine: the exact variant, else none given, else (arm) the highest below it. notFound tells what there is. */
+/** The entry for this machine: the exact variant, else none given, else (arm) the highest below it or (amd64) the lowest. notFound tells what there is. */
 export function choosePlatform(index: Index, wanted: Platform): Descriptor {
-  const fits = index.manifests.filter(({ platform }) => platform?.os === wanted.os && platform.architecture === wanted.architecture);
-  const below = fits
-    .filter(
-      ({ platform }) => wanted.variant !== '' && platform !== undefined && platform.variant !== '' && platform.variant < wanted.variant,
-    )
-    .sort((a, b) => ((a.platform?.variant ?? '') < (b.platform?.variant ?? '') ? 1 : -1));
+  const variantOf = (entry: Index['manifests'][number]): string => entry.platform?.variant ?? '';
+  const fits = index.manifests
+    .filter(({ platform }) => platform?.os === wanted.os && platform.architecture === wanted.architecture)
+    .sort((a, b) => Number(variantOf(a) > variantOf(b)) - Number(variantOf(a) < variantOf(b)));
   const chosen =
-    fits.find(({ platform }) => platform?.variant === wanted.variant) ??
-    fits.find(({ platform }) => platform?.variant === '') ??
-    below[0] ??
-    (wanted.variant === '' ? fits[0] : undefined) ??
+    fits.find((each) => variantOf(each) === wanted.variant) ??
+    fits.find((each) => variantOf(each) === '') ??
+    (wanted.variant === '' ? fits[0] : fits.findLast((each) => variantOf(each) < wanted.variant)) ??
     (index.manifests.length === 1 && index.manifests[0]?.platform === undefined ? index.manifests[0] : undefined);
   if (chosen) return chosen;
   const there = index.manifests.map(({ platform }) =>

@@ -74,8 +74,34 @@ describe('image/manifest (S14)', () => {
     const choose = (architecture: string, variant: string): string => choosePlatform(index, { os: 'linux', architecture, variant }).digest;
     expect(choose('amd64', '')).to.equal(digestOf('amd64'));
     expect(choose('arm', 'v7')).to.equal(digestOf('v6'));
+    expect(choose('arm', 'v6')).to.equal(digestOf('v6'));
     expect(choose('arm64', 'v8')).to.equal(digestOf('arm64'));
     expect(() => choose('s390x', '')).to.throw('nothing for linux/s390x; it has linux/arm/v5');
+  });
+
+  it('takes what runs here: arm v7 where it is, never what needs more, amd64 as low as there is', () => {
+    const of = (architecture: string, wanted: string, ...variants: string[]): string => {
+      const manifests = variants.map((variant) => ({
+        ...{ mediaType: 'm', digest: digestOf(variant), sizeBytes: 1 },
+        platform: { os: 'linux', architecture, variant },
+      }));
+      const { digest: chosen } = choosePlatform({ kind: 'index', manifests }, { os: 'linux', architecture, variant: wanted });
+      return variants.find((variant) => digestOf(variant) === chosen) ?? 'none of them';
+    };
+    expect(of('arm', 'v7', 'v5', 'v7', 'v6')).to.equal('v7');
+    expect(of('arm', 'v7', 'v8', 'v5', 'v6')).to.equal('v6');
+    expect(of('arm', 'v7', 'v5', '')).to.equal('');
+    expect(() => of('arm', 'v6', 'v7')).to.throw('it has linux/arm/v7');
+    expect(of('arm64', 'v8', '')).to.equal('');
+    expect(() => of('arm64', 'v8', 'v9')).to.throw('it has linux/arm64/v9');
+    expect(of('amd64', '', 'v3', 'v2')).to.equal('v2');
+    expect(of('amd64', '', 'v3', '')).to.equal('');
+  });
+
+  it('says of schema 1 what it is', () => {
+    expect(() => parseManifest({ schemaVersion: 1, fsLayers: [] }, 'application/vnd.docker.distribution.manifest.v1+prettyjws'))
+      .to.throw('Docker schema 1')
+      .with.property('kind', 'unimplemented');
   });
 
   it('takes a config for types only', () => {

@@ -18,6 +18,7 @@ export async function teardown(deps: ContainerDeps, op: Op, record: ContainerRec
   await endProcesses(deps, op, record);
   await removeImageVolumes(deps, op, record.id);
   await removeRootfs(deps.snapshotter, op, containerPaths(deps.stateDir, record.id), record.id);
+  deps.images.released();
 }
 
 /** Processes, cgroup, monitor and the runtime's state; what is left is what `exited` means. */

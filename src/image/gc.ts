@@ -5,17 +5,21 @@ import type { ContentStore } from '../content/content.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import type { ImageStore } from './store.ts';
 
-/** Drops every blob and layer that no image names. The caller sees to it that no pull runs. A layer that a container stands on stays until the next time. */
+/**
+ * Drops every blob and layer that no image names. The caller sees to it that no pull runs. A layer that a container stands on stays: returns whether there
+ * are such.
+ */
 export async function collectGarbage(
   op: Op,
   { store, content, snapshotter }: { store: ImageStore; content: ContentStore; snapshotter: Snapshotter },
-): Promise<void> {
+): Promise<boolean> {
   const records = store.records();
   const blobs = new Set<Digest>(records.flatMap((record) => record.blobs));
   for await (const { digest } of content.list()) if (!blobs.has(digest)) await content.remove(digest);
   const kept = new Set<Digest>(records.flatMap(({ chainIds }) => chainIds));
-  let layers = (await snapshotter.layers()).filter((chainId) => !kept.has(chainId));
-  // Children go before what they stand on: as long as a round removes something, the next may remove more.
+  // Children come after what they stand on, mostly, and go before it.
+  let layers = (await snapshotter.layers()).filter((chainId) => !kept.has(chainId)).reverse();
+  // Where they do not: as long as a round removes something, the next may remove more.
   for (let removed = true; removed && layers.length > 0;) {
     const left: Digest[] = [];
     for (const chainId of layers) {
@@ -30,4 +34,5 @@ export async function collectGarbage(
     removed = left.length < layers.length;
     layers = left;
   }
+  return layers.length > 0;
 }

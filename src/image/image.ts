@@ -51,8 +51,10 @@ export interface Images {
   list(): readonly Image[];
   /** Single flight per reference; returns the image's id. */
   pull(op: Op, ref: string, auth: AuthConfig | undefined): Promise<Digest>;
-  /** Removes the image and all its names (CRI RemoveImage); by whichever name; failedPrecondition when it is pinned; missing is ok. */
+  /** Removes the image and all its names (CRI RemoveImage), by whichever of them; failedPrecondition when it is pinned; missing is ok. */
   remove(op: Op, ref: string): Promise<void>;
+  /** A container has let go of its layers: of an image that was removed meanwhile they are collected now. */
+  released(): void;
   /** Pulls in flight, and those that ended within the last second. */
   pulls(): readonly PullProgress[];
   fsUsage(): Promise<ImageFsUsage>;

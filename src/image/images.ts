@@ -47,11 +47,18 @@ export async function createImages(options: {
     progress: new Progress(),
   };
 
-  const collect = (): void =>
+  // Those who ask while one waits for pulls to end are served by it.
+  let isWaiting = false;
+  let isHeld = false;
+  const collect = (): void => {
+    if (isWaiting) return;
+    isWaiting = true;
     tasks.start('collect images', async () => {
       using _ = await gate.exclusive();
-      await collectGarbage(newOp('collect images', { log, timeoutMs: GC_TIMEOUT_MS }), deps);
+      isWaiting = false;
+      isHeld = await collectGarbage(newOp('collect images', { log, timeoutMs: GC_TIMEOUT_MS }), deps);
     });
+  };
   collect();
 
   return {
@@ -78,6 +85,9 @@ export async function createImages(options: {
         throw new ClassifiedError('failedPrecondition', `remove image ${JSON.stringify(ref)}: it is pinned by the configuration`);
       await store.delete(image.id);
       collect();
+    },
+    released() {
+      if (isHeld) collect();
     },
     async fsUsage() {
       let [usedBytes, inodesUsed] = [0, 0];

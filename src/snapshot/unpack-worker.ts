@@ -1,16 +1,14 @@
 import { createHash } from 'node:crypto';
-import { readSync, writeSync } from 'node:fs';
-import { pipeline } from 'node:stream/promises';
-import { Readable, Writable } from 'node:stream';
+import { writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import { createGunzip, createZstdDecompress } from 'node:zlib';
-import { errnoOf, kindOf, messageOf } from '../base/errors.ts';
+import { errnoOf, messageOf } from '../base/errors.ts';
+import { streamErrorKind, streamPlain } from './plain-stream.ts';
 import { LayerFilter } from './tar/layer-filter.ts';
 import { TarReader } from './tar/reader.ts';
 import type { UnpackJob, UnpackReply } from './unpack.ts';
 
 // One thread for as long as one layer is unpacked: hashing, and reads and writes that block, never happen on the event loop.
-const READ_BYTES = 1 << 20;
+
 /** Small writes (headers) are gathered up to this. */
 const GATHER_BYTES = 256 << 10;
 
@@ -39,51 +37,18 @@ const hash = createHash('sha256');
 const filter = new LayerFilter(write);
 const reader = new TarReader(filter);
 
-function take(chunk: Buffer): void {
-  hash.update(chunk);
-  reader.push(chunk);
-}
-
-function* input(bytes: () => Buffer): Generator<Buffer> {
-  for (;;) {
-    const buffer = bytes();
-    const length = readSync(inputFd, buffer, 0, buffer.length, null);
-    if (length === 0) return;
-    yield buffer.subarray(0, length);
-  }
-}
-
-async function inflated(transform: NodeJS.ReadWriteStream): Promise<void> {
-  const sink = new Writable({
-    write(chunk: Buffer, _encoding, done) {
-      try {
-        take(chunk);
-        done();
-      } catch (error) {
-        done(error as Error);
-      }
-    },
-  });
-  // The stream keeps a chunk while it reads the next.
-  await pipeline(Readable.from(input(() => Buffer.allocUnsafe(READ_BYTES / 4))), transform, sink);
-}
-
 async function unpack(): Promise<UnpackReply> {
   try {
-    if (inflate === 'gzip') await inflated(createGunzip({ chunkSize: READ_BYTES / 4 }));
-    else if (inflate === 'zstd') await inflated(createZstdDecompress({ chunkSize: READ_BYTES / 4 }));
-    else {
-      const buffer = Buffer.allocUnsafe(READ_BYTES);
-      for (const chunk of input(() => buffer)) take(chunk);
-    }
+    await streamPlain({ fd: inputFd, inflate }, (chunk) => {
+      hash.update(chunk);
+      reader.push(chunk);
+    });
     reader.end();
     const changes = filter.end();
     flush();
     return { diffId: `sha256:${hash.digest('hex')}`, changes };
   } catch (error) {
-    const code = errnoOf(error) ?? '';
-    const damaged = code.startsWith('Z_') || code.startsWith('ZSTD_') || code === 'ERR_STREAM_PREMATURE_CLOSE';
-    return { error: messageOf(error), kind: damaged ? 'dataLoss' : kindOf(error), tarIsGone: code === 'EPIPE' };
+    return { error: messageOf(error), kind: streamErrorKind(error), tarIsGone: errnoOf(error) === 'EPIPE' };
   }
 }
 

@@ -358,3 +358,24 @@ export function getXattr(path: string, name: string): Buffer | undefined {
 }
 
 export const syncfs = (fd: number): number => check(c.syncfs(fd) as number, 'syncfs');
+
+// Loop devices -----------------------------------------------------------------------------------
+
+const LOOP_CTL_GET_FREE = 0x4c82;
+const LOOP_CONFIGURE = 0x4c0a;
+/** struct loop_config: fd, block_size, struct loop_info64 (232 bytes, its flags at 52), reserved. */
+const LOOP_CONFIG_BYTES = 304;
+const LOOP_INFO_AT = 8;
+export const LO_FLAGS = { readOnly: 1, autoclear: 4, directIo: 16 } as const;
+
+/** Number of a loop device that nobody uses at this moment. */
+export const freeLoop = (controlFd: number): number => check(c.ioctl(controlFd, LOOP_CTL_GET_FREE, null) as number, 'ioctl', 'free loop');
+
+/** Linux 5.8. Sectors of 512 bytes. */
+export function configureLoop(fd: number, { file, flags }: { file: number; flags: number }): void {
+  const config = Buffer.alloc(LOOP_CONFIG_BYTES);
+  config.writeUInt32LE(file, 0);
+  config.writeUInt32LE(512, 4);
+  config.writeUInt32LE(flags, LOOP_INFO_AT + 52);
+  check(c.ioctl(fd, LOOP_CONFIGURE, config) as number, 'ioctl', 'configure loop');
+}

@@ -10,6 +10,15 @@ import type { Usage } from './snapshotter.ts';
 export const LAYER_RECORD = 'layer.json';
 export const ACTIVE_RECORD = 'snapshot.json';
 
+/** A tar that is kept as it is, under its diffID. */
+export interface StoredTar {
+  readonly diffId: Digest;
+  /** Of the tar; its file has zeros behind it, up to a whole page. */
+  readonly sizeBytes: number;
+  /** Name of that file. */
+  readonly file: string;
+}
+
 /** `layers/<name>/layer.json`. */
 export interface Layer {
   readonly version: 1;
@@ -20,6 +29,8 @@ export interface Layer {
   readonly name: string;
   /** It hides all of the layers below, which overlayfs has no mark for on a layer's root. */
   readonly opaqueRoot: boolean;
+  /** Of a snapshotter that keeps tars. */
+  readonly tar?: StoredTar | undefined;
 }
 
 /** `active/<key>/snapshot.json`. */
@@ -49,7 +60,16 @@ function parseLayer(value: unknown, name: string): Layer {
   if (typeof chainId !== 'string' || !isDigest(chainId)) throw new Error('chainId is not a digest');
   const { sizeBytes, inodes } = (usage ?? {}) as Fields;
   if (typeof sizeBytes !== 'number' || typeof inodes !== 'number') throw new Error('usage is not given');
-  return { version: 1, chainId, parent: parentIn(fields), usage: { sizeBytes, inodes }, name, opaqueRoot: fields['opaqueRoot'] === true };
+  const [parent, tar] = [parentIn(fields), tarIn(fields)];
+  return { version: 1, chainId, parent, usage: { sizeBytes, inodes }, name, opaqueRoot: fields['opaqueRoot'] === true, tar };
+}
+
+function tarIn({ tar }: Fields): StoredTar | undefined {
+  if (tar === undefined) return undefined;
+  const { diffId, sizeBytes, file } = (tar ?? {}) as Fields;
+  if (typeof diffId !== 'string' || !isDigest(diffId) || typeof sizeBytes !== 'number') throw new Error('tar is not given');
+  if (typeof file !== 'string' || !/^[0-9a-f.]+$/.test(file)) throw new Error('tar has no file');
+  return { diffId, sizeBytes, file };
 }
 
 function parseActive(value: unknown, key: string): Active {

@@ -1,303 +1,69 @@
-import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { chmod, chown, mkdir, rename, rm, stat } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { assert } from '../base/assert.ts';
-import type { Digest } from '../base/digest.ts';
-import { chainIdOf } from '../base/digest.ts';
-import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
-import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
-import { syncDir, writeJson } from '../os/atomic-file.ts';
-import { FilesystemSync, measureTree, UsageCache } from './disk.ts';
-import { Slots } from '../base/slots.ts';
-import type { OverlayOptions } from './overlay-mounts.ts';
-import { bindMounts, overlayMount, probeIdmap, probeOverlay, ShortDir } from './overlay-mounts.ts';
-import type { Active, Layer } from './overlay-records.ts';
-import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
-import { IDMAPPED_DIR } from './snapshotter.ts';
-import type { LayerSource, MountSpec, RootfsIdmap, Snapshotter, Usage } from './snapshotter.ts';
+import { FilesystemSync, measureTree } from './disk.ts';
+import type { LayerStore, Unpacked } from './layer-store.ts';
+import { createLayeredSnapshotter } from './layered.ts';
+import type { Layer } from './overlay-records.ts';
+import type { LayerSource, Snapshotter, Usage } from './snapshotter.ts';
 import type { Tools } from './tools.ts';
 import { findTools } from './tools.ts';
-import { Trash } from './trash.ts';
 import { unpackLayer } from './unpack.ts';
 import { adoptImpliedDirs } from './whiteouts.ts';
 
-const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
-/** Whoever owns what nobody in the user namespace does. */
-const NOBODY = 65534;
-const NOTHING: Usage = { sizeBytes: 0, inodes: 0 };
-
-/**
- * Layers as directories, unpacked once, a container's rootfs an overlay over them. `<root>/layers/<n>/{fs,layer.json}`,
- * `<root>/active/<key>/{upper,work,snapshot.json}`; what is unfinished lies in tmp/, what is being deleted in trash/, and both are emptied at the start.
- * `root` belongs to one process at a time. invalidArgument: its path can't stand in mount options.
- */
-export async function createOverlaySnapshotter(options: { root: string; log: Logger; tools?: Tools }): Promise<Snapshotter> {
-  const { root, log, tools = findTools() } = options;
-  if (/[,:\\\s]/.test(root)) throw invalidArgument('root', `${JSON.stringify(root)} has a character that mount options can't hold`);
-  for (const dir of ['layers', 'active', 'tmp', 'trash']) await mkdir(join(root, dir), { recursive: true, mode: 0o700 });
-  const trash = new Trash(join(root, 'trash'), log);
-  // What was unfinished goes the way of what is deleted, and the start waits for neither.
-  await trash.discard(join(root, 'tmp'));
-  await mkdir(join(root, 'tmp'), { recursive: true, mode: 0o700 });
-  await trash.empty();
-  const snapshotter = new OverlaySnapshotter({
-    root,
-    log,
-    trash,
-    tools,
-    options: await probeOverlay(join(root, 'tmp')),
-    idmaps: await probeIdmap(join(root, 'tmp')),
-  });
-  await snapshotter.load();
-  return snapshotter;
+/** Layers as directories, unpacked once by an external tar. */
+export function createOverlaySnapshotter(options: { root: string; log: Logger; tools?: Tools }): Promise<Snapshotter> {
+  return createLayeredSnapshotter(options, async ({ root }) => new DirectoryLayers(root, options.tools ?? findTools()));
 }
 
-interface Parts {
-  readonly root: string;
-  readonly log: Logger;
-  readonly trash: Trash;
-  readonly tools: Tools;
-  readonly options: OverlayOptions;
-  readonly idmaps: boolean;
-}
-
-class OverlaySnapshotter implements Snapshotter {
+class DirectoryLayers implements LayerStore {
   readonly name = 'overlay';
-  readonly idmaps: boolean;
-  readonly #parts: Parts;
   readonly #layersDir: string;
-  readonly #shortDir: ShortDir;
+  readonly #tools: Tools;
   readonly #filesystem: FilesystemSync;
-  readonly #unpacking = new Slots(availableParallelism());
-  readonly #layers = new Map<Digest, Layer>();
-  /** Commits under way or waiting, by chainId. */
-  readonly #committing = new Map<Digest, number>();
-  /** undefined: its record can't be read; it may only be removed. */
-  readonly #active = new Map<string, Active | undefined>();
-  /** By chainId, or `active <key>`. */
-  readonly #locks = new KeyedLock();
-  readonly #usages = new UsageCache();
-  #nextLayer = 1;
 
-  constructor(parts: Parts) {
-    this.#parts = parts;
-    this.idmaps = parts.idmaps;
-    this.#layersDir = join(parts.root, 'layers');
-    this.#shortDir = new ShortDir(this.#layersDir);
-    this.#filesystem = new FilesystemSync(parts.root);
+  constructor(root: string, tools: Tools) {
+    this.#layersDir = join(root, 'layers');
+    this.#tools = tools;
+    this.#filesystem = new FilesystemSync(root);
   }
 
-  async load(): Promise<void> {
-    const layers = await loadLayers(this.#layersDir, this.#parts.log);
-    const actives = await loadActives(join(this.#parts.root, 'active'), this.#parts.log);
-    for (const layer of layers.records) this.#layers.set(layer.chainId, layer);
-    for (const active of actives.records) this.#active.set(active.key, active);
-    for (const key of actives.broken) this.#active.set(key, undefined);
-    const numbers = [...layers.records.map(({ name }) => name), ...layers.broken].map(Number).filter(Number.isSafeInteger);
-    this.#nextLayer = 1 + Math.max(0, ...numbers);
-    // A pull brings such a layer back under another number; a container that still stands on it keeps its files.
-    for (const name of layers.broken)
-      if (!this.#isMounted(name)) await this.#parts.trash.discard(join(this.#layersDir, name), LAYER_RECORD);
+  async load(): Promise<readonly Layer[]> {
+    return [];
   }
 
-  async commitLayer(op: Op, source: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void> {
-    const { parent, chainId } = chain;
-    assert(chainIdOf(parent, source.diffId) === chainId, `${chainId} is the chainId of ${source.diffId} on ${parent ?? 'nothing'}`);
-    this.#committing.set(chainId, (this.#committing.get(chainId) ?? 0) + 1);
-    try {
-      using _ = await this.#locks.lock(chainId);
-      if (!this.#layers.has(chainId)) await this.#unpackAndCommit(op, source, chain);
-    } finally {
-      const left = (this.#committing.get(chainId) ?? 1) - 1;
-      if (left > 0) this.#committing.set(chainId, left);
-      else this.#committing.delete(chainId);
-    }
+  async unpack(op: Op, source: LayerSource, { dir, isBottom }: { dir: string; isBottom: boolean }): Promise<Unpacked> {
+    const fs = join(dir, 'fs');
+    await mkdir(fs, { mode: 0o700 });
+    const changes = await unpackLayer(op, source, fs, { tools: this.#tools, isBottom });
+    return {
+      opaqueRoot: changes.opaques.includes(''),
+      complete: async (own, lowers) => {
+        const lowerDirs = lowers.map((name) => join(this.#layersDir, name, 'fs'));
+        await adoptImpliedDirs(own, { fsDir: fs, paths: changes.impliedDirs, lowerDirs });
+        const usage = await measureTree(fs);
+        await this.#filesystem.sync(own);
+        return usage;
+      },
+      commit: () => undefined,
+      [Symbol.asyncDispose]: async () => undefined,
+    };
   }
 
-  /** Layers of one image may be unpacked side by side; each is committed after its parent. */
-  async #unpackAndCommit(op: Op, source: LayerSource, { parent, chainId }: { parent: Digest | undefined; chainId: Digest }): Promise<void> {
-    const { root, trash } = this.#parts;
-    if (parent !== undefined && !this.#layers.has(parent) && !this.#committing.has(parent)) throw noParent(chainId, parent);
-    const temporary = join(root, 'tmp', randomBytes(8).toString('hex'));
-    const fs = join(temporary, 'fs');
-    try {
-      await mkdir(fs, { recursive: true, mode: 0o700 });
-      const changes = await this.#unpack(op, source, { fs, isBottom: parent === undefined });
-      op.span.stage('commit layer');
-      using _ = parent === undefined ? undefined : await this.#locks.lock(parent);
-      if (parent !== undefined && !this.#layers.has(parent)) throw noParent(chainId, parent);
-      await adoptImpliedDirs(op, { fsDir: fs, paths: changes.impliedDirs, lowerDirs: this.#dirsOf(parent) });
-      const layer: Layer = {
-        version: 1,
-        chainId,
-        parent: parent ?? null,
-        usage: await measureTree(fs),
-        name: String(this.#nextLayer++),
-        opaqueRoot: changes.opaques.includes(''),
-      };
-      await writeJson(join(temporary, LAYER_RECORD), layer);
-      // The data of every file is on disk before the name that says so (R8).
-      await this.#filesystem.sync(op);
-      await rename(temporary, join(this.#layersDir, layer.name));
-      await syncDir(this.#layersDir);
-      this.#layers.set(chainId, layer);
-    } catch (error) {
-      await trash.discard(temporary, LAYER_RECORD);
-      throw error;
-    }
+  mount(): void {
+    // It is a directory already.
   }
 
-  async #unpack(op: Op, source: LayerSource, into: { fs: string; isBottom: boolean }): ReturnType<typeof unpackLayer> {
-    using _ = await this.#unpacking.take();
-    op.span.stage('unpack layer');
-    return unpackLayer(op, source, into.fs, { tools: this.#parts.tools, isBottom: into.isBottom });
+  unmount(): void {
+    // And stays one.
   }
 
-  async hasLayer(chainId: Digest): Promise<boolean> {
-    return isWhole(this.#layers, chainId);
-  }
-
-  async prepare(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
-    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: false }, idmap);
-  }
-
-  async view(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
-    return this.#open(op, { version: 1, key, parent: parent ?? null, readOnly: true }, idmap);
-  }
-
-  async #open(_op: Op, wanted: Active, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
-    const { key } = wanted;
-    if (!KEY.test(key)) throw invalidArgument('snapshot key', JSON.stringify(key.slice(0, 200)));
-    using _ = await this.#locks.lock(`active ${key}`);
-    const existing = this.#active.get(key);
-    if (this.#active.has(key)) {
-      if (existing?.parent !== wanted.parent || existing.readOnly !== wanted.readOnly)
-        throw new ClassifiedError('failedPrecondition', `prepare snapshot ${key}: it exists and is another`);
-    } else await this.#create(wanted, idmap);
-    return this.#mountsOf(wanted, idmap?.userns);
-  }
-
-  async #create(active: Active, idmap: RootfsIdmap | undefined): Promise<void> {
-    const { root } = this.#parts;
-    const layers = visibleLayers(this.#layers, active.parent);
-    // From here on nobody can remove the layer.
-    this.#active.set(active.key, active);
-    const temporary = join(root, 'tmp', randomBytes(8).toString('hex'));
-    try {
-      const upper = join(temporary, 'upper');
-      await mkdir(upper, { recursive: true, mode: 0o700 });
-      if (!active.readOnly) await mkdir(join(temporary, 'work'), { mode: 0o700 });
-      // The merged root looks like the topmost directory, which is ours.
-      const top = layers[0] && (await stat(join(this.#layersDir, layers[0].name, 'fs')));
-      const [uid, gid] = [top?.uid ?? 0, top?.gid ?? 0];
-      await chown(upper, idmap ? (idmap.uid(uid) ?? NOBODY) : uid, idmap ? (idmap.gid(gid) ?? NOBODY) : gid);
-      await chmod(upper, (top?.mode ?? 0o755) & 0o7777);
-      await writeJson(join(temporary, ACTIVE_RECORD), active);
-      await rename(temporary, join(root, 'active', active.key));
-    } catch (error) {
-      this.#active.delete(active.key);
-      await this.#parts.trash.discard(temporary, ACTIVE_RECORD);
-      throw error;
-    }
-  }
-
-  async #mountsOf({ key, parent, readOnly }: Active, userns?: string): Promise<readonly MountSpec[]> {
-    const layers = visibleLayers(this.#layers, parent).map(({ name }) => name);
-    const dir = join(this.#parts.root, 'active', key);
-    const [top] = layers;
-    if (top === undefined) return bindMounts(join(dir, 'upper'), readOnly);
-    // One view of all layers, however many there are (P20).
-    const idmapped = userns === undefined ? undefined : { dir: this.#layersDir, userns };
-    const shared = idmapped
-      ? { layers, layersDir: IDMAPPED_DIR, shortDir: { path: IDMAPPED_DIR } }
-      : { layers, layersDir: this.#layersDir, shortDir: this.#shortDir };
-    const through = (specs: readonly MountSpec[]): MountSpec[] =>
-      specs.map((spec) => (idmapped && spec.source !== '' ? { ...spec, idmapped } : spec));
-    if (readOnly && layers.length === 1) return through(bindMounts(join(shared.layersDir, top, 'fs'), true));
-    if (readOnly) return through([overlayMount(shared)]);
-    // A volatile overlay leaves this mark behind, and refuses to be mounted again.
-    await rm(join(dir, 'work', 'work', 'incompat'), { recursive: true, force: true });
-    const upper = { upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), options: this.#parts.options };
-    return through([overlayMount({ ...shared, upper })]);
-  }
-
-  #dirsOf(top: Digest | undefined): string[] {
-    return visibleLayers(this.#layers, top ?? null).map(({ name }) => join(this.#layersDir, name, 'fs'));
-  }
-
-  upperDir(key: string): string | undefined {
-    return this.#active.get(key)?.readOnly === false ? join(this.#parts.root, 'active', key, 'upper') : undefined;
-  }
-
-  async remove(_op: Op, key: string): Promise<void> {
-    if (!KEY.test(key)) return;
-    using _ = await this.#locks.lock(`active ${key}`);
-    // Not waited for: a container's files may be many.
-    void (await this.#parts.trash.discard(join(this.#parts.root, 'active', key), ACTIVE_RECORD)).deleted;
-    this.#active.delete(key);
-    this.#usages.forget(key);
-  }
-
-  /** The space is free when it resolves: what asked for it measures that next. */
-  async removeLayer(_op: Op, chainId: Digest): Promise<void> {
-    using _ = await this.#locks.lock(chainId);
-    const layer = this.#layers.get(chainId);
-    if (layer === undefined) return;
-    const user = this.#userOf(layer);
-    if (user !== undefined) throw new ClassifiedError('failedPrecondition', `remove layer ${chainId}: ${user} stands on it`);
-    this.#layers.delete(chainId);
-    try {
-      const { deleted } = await this.#parts.trash.discard(join(this.#layersDir, layer.name), LAYER_RECORD);
-      await deleted;
-    } catch (error) {
-      this.#layers.set(chainId, layer);
-      throw error;
-    }
-  }
-
-  #userOf({ chainId, name }: Layer): string | undefined {
-    for (const layer of this.#layers.values()) if (layer.parent === chainId) return `layer ${layer.chainId}`;
-    for (const [key, active] of this.#active) {
-      if (active?.parent === chainId) return `snapshot ${key}`;
-      // Nobody knows what it stands on: then the kernel is asked.
-      if (active === undefined && this.#isMounted(name)) return 'a mount';
-    }
-    return undefined;
-  }
-
-  #isMounted(name: string): boolean {
-    return readFileSync('/proc/self/mountinfo', 'utf8').includes(`${join(this.#layersDir, name)}/`);
-  }
-
-  async keys(): Promise<string[]> {
-    return [...this.#active.keys()];
-  }
-
-  async layers(): Promise<Digest[]> {
-    return [...this.#layers.keys()];
-  }
-
-  /** Of the writable layer; measured at most every ten seconds. notFound. */
-  async usage(key: string): Promise<Usage> {
-    if (!this.#active.has(key)) throw notFound('snapshot', key);
-    const upper = this.upperDir(key);
-    return upper === undefined ? NOTHING : this.#usages.of(key, upper);
-  }
-
-  async layerUsage(chainId: Digest): Promise<Usage> {
-    const layer = this.#layers.get(chainId);
-    if (layer === undefined) throw notFound('layer', chainId);
+  usage(layer: Layer): Usage {
     return layer.usage;
   }
 
-  root(): string {
-    return this.#parts.root;
+  async forget(): Promise<void> {
+    // All of it was in its directory.
   }
 }
-
-const noParent = (chainId: Digest, parent: Digest): ClassifiedError =>
-  new ClassifiedError('failedPrecondition', `commit layer ${chainId}: its parent ${parent} is not committed`);

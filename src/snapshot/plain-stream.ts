@@ -51,9 +51,10 @@ async function inflated(fd: number, transform: NodeJS.ReadWriteStream, take: (ch
   await pipeline(Readable.from(input(fd, () => Buffer.allocUnsafe(READ_BYTES / 4))), transform, sink);
 }
 
-/** zlib's own errors mean that the blob is damaged. */
+/** zlib's own errors mean that the blob is damaged; a full disk is nobody's fault. */
 export function streamErrorKind(error: unknown): ErrorKind {
   const code = errnoOf(error) ?? '';
   const damaged = code.startsWith('Z_') || code.startsWith('ZSTD_') || code === 'ERR_STREAM_PREMATURE_CLOSE';
-  return damaged ? 'dataLoss' : kindOf(error);
+  if (damaged) return 'dataLoss';
+  return code === 'ENOSPC' || code === 'EDQUOT' ? 'resourceExhausted' : kindOf(error);
 }

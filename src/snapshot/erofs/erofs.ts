@@ -1,0 +1,36 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from '../../base/log.ts';
+import { createLayeredSnapshotter } from '../layered.ts';
+import type { Snapshotter } from '../snapshotter.ts';
+import type { Tools } from '../tools.ts';
+import { findTools } from '../tools.ts';
+import { IndexedLayers } from './indexed-layers.ts';
+import type { Backing } from './mounting.ts';
+import type { ErofsSupport } from './probe.ts';
+import { probeErofs } from './probe.ts';
+
+export interface ErofsSnapshotter extends Snapshotter {
+  /** What was found when it was opened. */
+  readonly support: ErofsSupport;
+}
+
+/**
+ * Layers are never unpacked: their tars stay as they are, `<root>/tars/`, each once, and the kernel mounts an index of each (DESIGN 3.6). failedPrecondition
+ * when this machine can't. `backings`: those to try, best first.
+ */
+export async function createErofsSnapshotter(options: {
+  root: string;
+  log: Logger;
+  tools?: Tools;
+  backings?: readonly Backing[];
+}): Promise<ErofsSnapshotter> {
+  let support: ErofsSupport | undefined;
+  const snapshotter = await createLayeredSnapshotter(options, async (places) => {
+    await mkdir(join(places.root, 'tars'), { recursive: true, mode: 0o700 });
+    support = probeErofs(join(places.root, 'tmp'), options.backings);
+    options.log.info({ ...support.backing, nests: support.nests }, 'EROFS indexes can be mounted');
+    return new IndexedLayers({ ...places, tools: options.tools ?? findTools(), backing: support.backing });
+  });
+  return Object.assign(snapshotter, { support: support as ErofsSupport });
+}

@@ -1,0 +1,111 @@
+import { fdatasync, writeSync } from 'node:fs';
+import { promisify } from 'node:util';
+import { createHash } from 'node:crypto';
+import type { Digest } from '../../base/digest.ts';
+import type { ErrorKind } from '../../base/errors.ts';
+import { tooMuch } from '../tar/layer-rules.ts';
+import { TarReader } from '../tar/reader.ts';
+import { streamPlain } from '../plain-stream.ts';
+import type { Compression } from '../tools.ts';
+import { writeIndex } from './index-writer.ts';
+import { LayerIndexer } from './layer-indexer.ts';
+
+/** To the thread; the descriptors stay the starter's to close. */
+export interface IndexJob {
+  readonly inputFd: number;
+  /** What is left to inflate. */
+  readonly inflate: Compression;
+  /** Of the blob; undefined for a tar that is stored already. */
+  readonly blobBytes: number;
+  /** Empty file for the tar; undefined when it is stored already, as `known` tells. */
+  readonly dataFd: number | undefined;
+  readonly known: { readonly diffId: Digest; readonly tarBytes: number } | undefined;
+  /** Empty file. */
+  readonly indexFd: number;
+  /** There is nothing below for it to hide. */
+  readonly isBottom: boolean;
+}
+
+export interface IndexedLayer {
+  readonly diffId: Digest;
+  readonly tarBytes: number;
+  readonly opaqueRoot: boolean;
+  /** Directories whose attributes are those of the layer below: their paths and where their inodes stand in the index. Parents first. */
+  readonly implied: ReadonlyArray<{ readonly path: string; readonly offset: number }>;
+}
+
+export type IndexReply = IndexedLayer | { readonly error: string; readonly kind: ErrorKind };
+
+/** The tar's file ends with a whole page: a loop device would cut off the rest of a sector. */
+const PAGE_BYTES = 4096;
+/** gzip can't do more than 1032; what claims more beyond this size is made to fill disks (S3). */
+const MAX_RATIO = 1100;
+const RATIO_FREE_BYTES = 2 ** 30;
+/** Writing to the disk begins while more comes in. */
+const SYNC_BYTES = 64 << 20;
+
+const datasync = promisify(fdatasync);
+
+/** What the tar goes into. Durable after `finish`. */
+class DataFile {
+  readonly #fd: number;
+  readonly #maxBytes: number;
+  #bytes = 0;
+  #synced = 0;
+  #syncing: Promise<void> | undefined;
+
+  constructor(fd: number, maxBytes: number) {
+    this.#fd = fd;
+    this.#maxBytes = maxBytes;
+  }
+
+  write(chunk: Buffer): void {
+    this.#bytes += chunk.length;
+    if (this.#bytes > this.#maxBytes) throw tooMuch(`more than ${MAX_RATIO} times its blob`);
+    this.#writeAll(chunk);
+    if (this.#bytes - this.#synced < SYNC_BYTES || this.#syncing !== undefined) return;
+    this.#synced = this.#bytes;
+    this.#syncing = datasync(this.#fd).then(() => (this.#syncing = undefined));
+    // The kernel tells of an error once: whoever finishes gets this one.
+    this.#syncing.catch(() => undefined);
+  }
+
+  async finish(): Promise<void> {
+    const rest = this.#bytes % PAGE_BYTES;
+    if (rest > 0) this.#writeAll(Buffer.alloc(PAGE_BYTES - rest));
+    await this.#syncing;
+    await datasync(this.#fd);
+  }
+
+  #writeAll(chunk: Buffer): void {
+    for (let at = 0; at < chunk.length;) at += writeSync(this.#fd, chunk, at);
+  }
+}
+
+/** Stores, verifies and indexes one layer in one pass. The index is not durable yet: it may have to be completed from the layers below. */
+export async function indexLayer(job: IndexJob): Promise<IndexedLayer> {
+  const indexer = new LayerIndexer({ isBottom: job.isBottom });
+  const reader = new TarReader(indexer);
+  const hash = createHash('sha256');
+  const maxBytes = Math.max(RATIO_FREE_BYTES, job.blobBytes * MAX_RATIO);
+  const data = job.dataFd === undefined ? undefined : new DataFile(job.dataFd, maxBytes);
+  let tarBytes = 0;
+  await streamPlain({ fd: job.inputFd, inflate: job.inflate }, (chunk) => {
+    tarBytes += chunk.length;
+    reader.push(chunk);
+    if (data === undefined) return;
+    data.write(chunk);
+    hash.update(chunk);
+  });
+  reader.end();
+  const stored = data?.finish();
+  const { diffId, tarBytes: size } = job.known ?? { diffId: `sha256:${hash.digest('hex')}` as const, tarBytes };
+  const contents = indexer.end();
+  const { offsetOf } = writeIndex(job.indexFd, contents, { digest: diffId.slice('sha256:'.length), sizeBytes: size });
+  await stored;
+  const implied = contents.impliedDirs.flatMap((inode) => {
+    const offset = offsetOf(inode);
+    return offset === undefined ? [] : [{ path: contents.tree.pathOf(inode), offset }];
+  });
+  return { diffId, tarBytes: size, opaqueRoot: contents.opaqueRoot, implied };
+}

@@ -1,0 +1,236 @@
+import { randomBytes } from 'node:crypto';
+import { closeSync, openSync } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Digest } from '../../base/digest.ts';
+import { ClassifiedError, messageOf } from '../../base/errors.ts';
+import { KeyedLock } from '../../base/keyed-lock.ts';
+import type { Op } from '../../base/op.ts';
+import { throwIfOver } from '../../base/op.ts';
+import { syncDir } from '../../os/atomic-file.ts';
+import type { LayerStore, Unpacked } from '../layer-store.ts';
+import { startLayerThread } from '../layer-thread.ts';
+import type { StorePlaces } from '../layered.ts';
+import type { Layer, StoredTar } from '../overlay-records.ts';
+import { PlainInput } from '../plain-input.ts';
+import type { LayerSource, Usage } from '../snapshotter.ts';
+import type { Tools } from '../tools.ts';
+import type { InodeAttributes } from './format.ts';
+import { INODE_BYTES, patchAttributes, readInode } from './format.ts';
+import type { IndexedLayer, IndexJob, IndexReply } from './index-job.ts';
+import { IndexReader } from './index-reader.ts';
+import type { Backing } from './mounting.ts';
+import { detachIndex, isMounted, mountIndex } from './mounting.ts';
+
+/** Whatever `stat` calls a block. */
+const SECTOR_BYTES = 512;
+/** Each step is some microseconds of system calls on the event loop. */
+const STEPS_PER_TURN = 100;
+
+interface Tar extends StoredTar {
+  /** What its file takes on disk. */
+  readonly diskBytes: number;
+  /** Layers that are made of it, and commits under way. */
+  users: number;
+}
+
+/**
+ * `tars/<file>` are layers' tars as they came, each once, `layers/<n>/index` what makes a filesystem of one, mounted at `layers/<n>/fs`. The same tar can be
+ * a layer several times, for an index depends on what is below it.
+ */
+export class IndexedLayers implements LayerStore {
+  readonly name = 'erofs';
+  readonly #parts: StorePlaces & { readonly tools: Tools; readonly backing: Backing };
+  readonly #layersDir: string;
+  readonly #tarsDir: string;
+  readonly #tars = new Map<Digest, Tar>();
+  /** By diffID. */
+  readonly #locks = new KeyedLock();
+
+  constructor(parts: StorePlaces & { tools: Tools; backing: Backing }) {
+    this.#parts = parts;
+    this.#layersDir = join(parts.root, 'layers');
+    this.#tarsDir = join(parts.root, 'tars');
+  }
+
+  async load(layers: readonly Layer[]): Promise<readonly Layer[]> {
+    const lost: Layer[] = [];
+    for (const layer of layers) {
+      try {
+        await this.#adopt(layer);
+      } catch (error) {
+        this.#parts.log.warn({ chainId: layer.chainId, err: messageOf(error) }, 'the content of a layer is lost');
+        lost.push(layer);
+      }
+    }
+    const files = new Set([...this.#tars.values()].map(({ file }) => file));
+    for (const name of await readdir(this.#tarsDir)) if (!files.has(name)) await this.#parts.trash.discard(join(this.#tarsDir, name));
+    return lost;
+  }
+
+  async #adopt({ name, tar }: Layer): Promise<void> {
+    if (tar === undefined) throw new Error('its record names no tar');
+    await lstat(join(this.#layersDir, name, 'index'));
+    const known = this.#tars.get(tar.diffId);
+    const { size, blocks } = await lstat(join(this.#tarsDir, tar.file));
+    if (size < tar.sizeBytes) throw new Error(`its tar has ${size} of ${tar.sizeBytes} bytes`);
+    if (known === undefined) this.#tars.set(tar.diffId, { ...tar, diskBytes: blocks * SECTOR_BYTES, users: 1 });
+    else known.users++;
+  }
+
+  async unpack(op: Op, source: LayerSource, { dir, isBottom }: { dir: string; isBottom: boolean }): Promise<Unpacked> {
+    // Another image may be bringing the same layer at this moment.
+    using _ = await this.#locks.lock(source.diffId);
+    throwIfOver(op);
+    await mkdir(join(dir, 'fs'), { mode: 0o700 });
+    const stored = this.#tars.get(source.diffId);
+    if (stored !== undefined) stored.users++;
+    let tar = stored;
+    try {
+      const indexed = await this.#index(op, source, { dir, isBottom, stored });
+      if (indexed.diffId !== source.diffId)
+        throw new ClassifiedError('dataLoss', `unpack layer ${source.diffId}: its content is ${indexed.diffId}`);
+      tar ??= await this.#keep(dir, indexed);
+      return this.#unpacked(dir, tar, indexed);
+    } catch (error) {
+      if (tar !== undefined) await this.#release(tar);
+      throw error;
+    }
+  }
+
+  /** The tar's file gets its name; durable when this resolves. */
+  async #keep(dir: string, { diffId, tarBytes }: IndexedLayer): Promise<Tar> {
+    // Never a name that was used before: a file that is on its way to be deleted is not in the way.
+    const file = `${diffId.slice('sha256:'.length)}.${randomBytes(4).toString('hex')}`;
+    await rename(join(dir, 'tar'), join(this.#tarsDir, file));
+    await syncDir(this.#tarsDir);
+    const { blocks } = await lstat(join(this.#tarsDir, file));
+    const tar = { diffId, sizeBytes: tarBytes, file, diskBytes: blocks * SECTOR_BYTES, users: 1 };
+    this.#tars.set(diffId, tar);
+    return tar;
+  }
+
+  #unpacked(dir: string, tar: Tar, indexed: IndexedLayer): Unpacked {
+    let isCommitted = false;
+    return {
+      opaqueRoot: indexed.opaqueRoot,
+      tar: { diffId: tar.diffId, sizeBytes: tar.sizeBytes, file: tar.file },
+      complete: (op, lowers) => this.#complete(op, { dir, lowers, implied: indexed.implied }),
+      commit: () => {
+        isCommitted = true;
+      },
+      [Symbol.asyncDispose]: async () => {
+        if (!isCommitted) await this.#release(tar);
+      },
+    };
+  }
+
+  /** Stores and indexes the blob, or only indexes what is stored. */
+  async #index(op: Op, source: LayerSource, into: { dir: string; isBottom: boolean; stored: Tar | undefined }): Promise<IndexedLayer> {
+    const { dir, isBottom, stored } = into;
+    const { tools } = this.#parts;
+    const from =
+      stored === undefined ? source : { diffId: source.diffId, blobPath: join(this.#tarsDir, stored.file), mediaType: 'stored.tar' };
+    await using input = new PlainInput(from, tools);
+    using fds = new DisposableStack();
+    const create = (name: string): number => fds.adopt(openSync(join(dir, name), 'wx', 0o600), closeSync);
+    const job: IndexJob = {
+      inputFd: input.fd,
+      inflate: input.inflate,
+      blobBytes: (await lstat(from.blobPath)).size,
+      dataFd: stored === undefined ? create('tar') : undefined,
+      known: stored === undefined ? undefined : { diffId: stored.diffId, tarBytes: stored.sizeBytes },
+      indexFd: create('index'),
+      isBottom,
+    };
+    const reply = await inThread(op, job, () => input.kill());
+    throwIfOver(op);
+    if ('error' in reply) throw new ClassifiedError(reply.kind, reply.error);
+    await input.check(source);
+    return reply;
+  }
+
+  async #complete(op: Op, layer: { dir: string; lowers: readonly string[]; implied: IndexedLayer['implied'] }): Promise<Usage> {
+    const { dir, lowers, implied } = layer;
+    await using index = await open(join(dir, 'index'), 'r+');
+    if (lowers.length > 0) await this.#adoptImplied(op, { index, lowers, implied });
+    await index.datasync();
+    const parts = await Promise.all([dir, join(dir, 'fs'), join(dir, 'index')].map((path) => lstat(path)));
+    // The record is one more.
+    return { sizeBytes: parts.reduce((sum, { blocks }) => sum + blocks * SECTOR_BYTES, 0), inodes: parts.length + 1 };
+  }
+
+  /** Directories that the layer holds without saying anything of them look like those of the layers below, as if it had been unpacked on top of them. */
+  async #adoptImplied(
+    op: Op,
+    { index, lowers, implied }: { index: FileHandle; lowers: readonly string[]; implied: IndexedLayer['implied'] },
+  ): Promise<void> {
+    if (implied.length === 0) return;
+    using stack = new DisposableStack();
+    const readers = lowers.map((name) => stack.use(new IndexReader(join(this.#layersDir, name, 'index'))));
+    const bytes = Buffer.alloc(INODE_BYTES);
+    for (const [done, { path, offset }] of implied.entries()) {
+      let model: InodeAttributes | undefined;
+      for (let at = 0; model === undefined && at < readers.length; at++) model = readers[at]?.dir(path);
+      if (model !== undefined) {
+        await index.read(bytes, 0, INODE_BYTES, offset);
+        patchAttributes(bytes, 0, { ...model, mode: (readInode(bytes).mode & ~0o7777) | (model.mode & 0o7777) });
+        await index.write(bytes, 0, INODE_BYTES, offset);
+      }
+      if (done % STEPS_PER_TURN !== STEPS_PER_TURN - 1) continue;
+      await nextTurn();
+      throwIfOver(op);
+    }
+  }
+
+  mount({ name, tar }: Layer): void {
+    const target = join(this.#layersDir, name, 'fs');
+    if (tar === undefined || isMounted(target)) return;
+    const layer = { index: join(this.#layersDir, name, 'index'), tar: join(this.#tarsDir, tar.file), target };
+    mountIndex(layer, this.#parts.backing);
+  }
+
+  unmount(name: string): void {
+    detachIndex(join(this.#layersDir, name, 'fs'));
+  }
+
+  /** What several layers are made of counts for each of them in part. */
+  usage({ usage, tar }: Layer): Usage {
+    const stored = tar && this.#tars.get(tar.diffId);
+    if (stored === undefined) return usage;
+    return { sizeBytes: usage.sizeBytes + Math.floor(stored.diskBytes / stored.users), inodes: usage.inodes + 1 };
+  }
+
+  async forget({ tar }: Layer): Promise<void> {
+    const stored = tar && this.#tars.get(tar.diffId);
+    if (stored !== undefined) await (await this.#release(stored)).deleted;
+  }
+
+  /** Resolves when the tar can't be found any more; `deleted` when its space is free. */
+  async #release(tar: Tar): Promise<{ deleted: Promise<void> }> {
+    if (--tar.users > 0) return { deleted: Promise.resolve() };
+    this.#tars.delete(tar.diffId);
+    return this.#parts.trash.discard(join(this.#tarsDir, tar.file));
+  }
+}
+
+async function inThread(op: Op, job: IndexJob, kill: () => void): Promise<IndexReply> {
+  const thread = startLayerThread<IndexReply>(new URL('./index-worker', import.meta.url), job);
+  const stop = (): void => {
+    kill();
+    thread.stop();
+  };
+  op.signal.addEventListener('abort', stop, { once: true });
+  if (op.signal.aborted) stop();
+  try {
+    const reply = await thread.reply.catch((error: unknown) => ({ error: messageOf(error), kind: 'internal' as const }));
+    if (reply === undefined || 'error' in reply) kill();
+    return reply ?? { error: 'the indexing thread ended', kind: 'internal' };
+  } finally {
+    op.signal.removeEventListener('abort', stop);
+    // Its descriptors are closed by us: not before it is gone.
+    await thread.ended;
+  }
+}

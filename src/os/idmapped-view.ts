@@ -2,8 +2,15 @@ import { closeSync, mkdirSync, openSync, rmdirSync } from 'node:fs';
 import { ClassifiedError, errnoOf } from '../base/errors.ts';
 import { attachMount, cloneMount, idmapMount, MNT_DETACH, umount2, UMOUNT_NOFOLLOW } from './syscalls.ts';
 
+export interface ViewOptions {
+  readonly dir: string;
+  readonly userns: string;
+  readonly at: string;
+  readonly recursive: boolean;
+}
+
 /**
- * A second, read-only mount of a directory (not of what is mounted below it) whose owners are seen through a user namespace: id 0 on disk is that namespace's root.
+ * A second, read-only mount of a directory (`recursive`: and of what is mounted below it) whose owners are seen through a user namespace: id 0 on disk is that namespace's root.
  * It exists until it is disposed of; what was made of it meanwhile, an overlay say, keeps it. `userns` is a pinned namespace, `at` a path that does not exist
  * yet: kernels before 6.15 make no overlay of a mount that is attached nowhere. failedPrecondition: the filesystem has no idmapped mounts.
  */
@@ -11,9 +18,9 @@ export class IdmappedView implements Disposable {
   readonly #at: string;
   readonly #fd: number;
 
-  constructor(options: { dir: string; userns: string; at: string }) {
+  constructor(options: ViewOptions) {
     this.#at = options.at;
-    this.#fd = cloneMount(options.dir);
+    this.#fd = cloneMount(options.dir, options.recursive);
     try {
       idmap(this.#fd, options);
       mkdirSync(options.at, { mode: 0o700 });
@@ -46,10 +53,10 @@ function attach(mountFd: number, at: string): void {
   }
 }
 
-function idmap(mountFd: number, { dir, userns }: { dir: string; userns: string }): void {
+function idmap(mountFd: number, { dir, userns, recursive }: ViewOptions): void {
   const usernsFd = openSync(userns, 'r');
   try {
-    idmapMount(mountFd, usernsFd);
+    idmapMount(mountFd, usernsFd, recursive);
   } catch (error) {
     if (errnoOf(error) !== 'EINVAL') throw error;
     throw new ClassifiedError('failedPrecondition', `the filesystem of ${dir} has no idmapped mounts, which user namespaces need`, {

@@ -121,16 +121,17 @@ const OPEN_TREE_CLONE = 1;
 const MOVE_MOUNT_F_EMPTY_PATH = 4;
 const MOUNT_ATTR_IDMAP = 0x00100000;
 
-/** open_tree(2): a mount of `path` alone that is attached nowhere; it ends with its descriptor. */
-export const cloneMount = (path: string): number =>
-  check(Number(c.openTree(SYS.openTree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC)), 'open_tree', path);
+/** open_tree(2): a mount of `path`, alone or with the mounts below it, that is attached nowhere; it ends with its descriptor. */
+export const cloneMount = (path: string, recursive: boolean): number =>
+  check(Number(c.openTree(SYS.openTree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC | (recursive ? AT_RECURSIVE : 0))), 'open_tree', path);
 
-/** A detached mount is read-only and its owners are seen through a user namespace from now on. EINVAL: its filesystem can't. */
-export function idmapMount(mountFd: number, usernsFd: number): void {
+/** A detached mount, or all of it and below, is read-only and its owners are seen through a user namespace from now on. EINVAL: its filesystem can't. */
+export function idmapMount(mountFd: number, usernsFd: number, recursive: boolean): void {
   const attr = Buffer.alloc(32);
   attr.writeBigUInt64LE(BigInt(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY), 0);
   attr.writeBigUInt64LE(BigInt(usernsFd), 24);
-  check(Number(c.mountSetattr(SYS.mountSetattr, mountFd, '', AT_EMPTY_PATH, attr, attr.length)), 'mount_setattr', 'idmap');
+  const flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
+  check(Number(c.mountSetattr(SYS.mountSetattr, mountFd, '', flags, attr, attr.length)), 'mount_setattr', 'idmap');
 }
 
 /** move_mount(2): attaches a detached mount; its descriptor goes on naming it. */

@@ -244,8 +244,8 @@ class LayeredSnapshotter implements Snapshotter {
     const dir = join(this.#parts.root, 'active', key);
     const [top] = layers;
     if (top === undefined) return bindMounts(join(dir, 'upper'), readOnly);
-    // One view of all layers, however many there are (P20).
-    const idmapped = userns === undefined ? undefined : { dir: this.#layersDir, userns };
+    // One view of all layers, however many there are (P20); where each is a mount, of all that are mounted.
+    const idmapped = userns === undefined ? undefined : { dir: this.#layersDir, userns, recursive: this.#parts.store.mounts };
     const shared = idmapped
       ? { layers, layersDir: IDMAPPED_DIR, shortDir: { path: IDMAPPED_DIR } }
       : { layers, layersDir: this.#layersDir, shortDir: this.#shortDir };

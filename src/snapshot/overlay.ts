@@ -19,6 +19,7 @@ export function createOverlaySnapshotter(options: { root: string; log: Logger; t
 
 class DirectoryLayers implements LayerStore {
   readonly name = 'overlay';
+  readonly mounts = false;
   readonly #layersDir: string;
   readonly #tools: Tools;
   readonly #filesystem: FilesystemSync;

@@ -8,7 +8,7 @@ export interface MountSpec {
   readonly flags: readonly string[];
   readonly data: string;
   /** `source` or `data` names this directory as IDMAPPED_DIR: for this mount it is to be seen through `userns` (os/idmapped-view). */
-  readonly idmapped?: { readonly dir: string; readonly userns: string };
+  readonly idmapped?: { readonly dir: string; readonly userns: string; readonly recursive: boolean };
 }
 
 /** Stands for the path of that view, which is shorter. */

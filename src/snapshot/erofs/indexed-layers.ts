@@ -42,6 +42,7 @@ interface Tar extends StoredTar {
  */
 export class IndexedLayers implements LayerStore {
   readonly name = 'erofs';
+  readonly mounts = true;
   readonly #parts: StorePlaces & { readonly tools: Tools; readonly backing: Backing };
   readonly #layersDir: string;
   readonly #tarsDir: string;

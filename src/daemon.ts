@@ -42,7 +42,7 @@ import { findPodSandbox } from './sandbox/list.ts';
 import { connectToPod } from './sandbox/port-forward.ts';
 import type { PodSandboxRecord } from './sandbox/record.ts';
 import { recoverPodSandboxes } from './sandbox/recover.ts';
-import { createOverlaySnapshotter } from './snapshot/overlay.ts';
+import { createSnapshotter } from './snapshot/choose.ts';
 import { LayerUsages } from './stats/layer-usage.ts';
 import { createSampler } from './stats/sampler.ts';
 import { createStreamingServer } from './streaming/server.ts';
@@ -63,7 +63,10 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
 
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const tasks = new TaskSet(log);
-  const snapshotter = await createOverlaySnapshotter({ root: join(config.root, 'snapshots', 'overlay'), log });
+  const { snapshotter, facts: snapshotterFacts } = await createSnapshotter(config.image.snapshotter, {
+    root: join(config.root, 'snapshots'),
+    log,
+  });
   const content = await createLocalContent(join(config.root, 'content'));
   const images = await createImages({ config, content, snapshotter, log });
   stack.defer(() => images.close());
@@ -146,7 +149,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
       network,
       handlers: handlers.list(),
       cgroupDriver: config.cgroup.driver === 'systemd' ? ('SYSTEMD' as const) : ('CGROUPFS' as const),
-      info: { config, cgroups: shared.cgroupMode },
+      info: { config, cgroups: shared.cgroupMode, snapshotter: snapshotterFacts },
       inFlight: () => ({ runPodSandbox: sandboxes.operations.list(), createContainer: containers.operations.list() }),
       events: bus,
     },

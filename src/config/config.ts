@@ -31,7 +31,7 @@ export interface Config {
   readonly cdi: { readonly specDirs: readonly string[] };
   readonly registry: { readonly hostsDir: string };
   readonly image: {
-    readonly snapshotter: 'overlay';
+    readonly snapshotter: 'overlay' | 'erofs' | 'auto';
     readonly pinned: readonly string[];
     readonly pauseImage: string;
     readonly maxConcurrentDownloads: number;

@@ -136,7 +136,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     },
     cgroup: { driver: get('cgroup.driver') },
     defaultHandler: get('default_handler'),
-    handlers: handlersOf(said),
+    handlers: handlersOf(said, get('image.snapshotter')),
     conmon: { path: get('conmon.path') },
     operation: { patienceMs: 1000 * get<number>('operation.patience_seconds') },
     log: { level: get('log.level'), format: get('log.format') },
@@ -158,11 +158,11 @@ function tlsOf(said: ReadonlyMap<string, Said>): Config['streaming']['tls'] {
 }
 
 /** runc is there unless it is configured otherwise; the rest by name. */
-function handlersOf(said: ReadonlyMap<string, Said>): HandlerConfig[] {
+function handlersOf(said: ReadonlyMap<string, Said>, snapshotter: string): HandlerConfig[] {
   const names = new Set(['runc', ...[...said.keys()].flatMap((key) => /^handlers\.([^.]+)/.exec(key)?.[1] ?? [])]);
   return [...names].map((name) => {
     const get = <T>(key: string, otherwise: T): T => (said.get(`handlers.${name}.${key}`)?.value ?? otherwise) as T;
-    return { name, type: 'oci', path: get('path', '') || name, args: get('args', []), snapshotter: 'overlay' };
+    return { name, type: 'oci', path: get('path', '') || name, args: get('args', []), snapshotter };
   });
 }
 

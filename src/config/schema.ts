@@ -65,7 +65,14 @@ export const SETTINGS: readonly Setting[] = [
     flag: 'registry-hosts-dir',
     description: 'one directory per registry host with a hosts.toml',
   },
-  { key: 'image.snapshotter', type: 'string', default: 'overlay', oneOf: ['overlay'], description: 'how layers are kept and mounted' },
+  {
+    key: 'image.snapshotter',
+    type: 'string',
+    default: 'overlay',
+    oneOf: ['overlay', 'erofs', 'auto'],
+    flag: 'snapshotter',
+    description: 'how layers are kept: unpacked, or as tars that the kernel mounts by an index; auto takes erofs where it works',
+  },
   { key: 'image.pinned', type: 'strings', default: [], description: 'references that are never collected; a trailing * matches the rest' },
   {
     key: 'image.pause_image',

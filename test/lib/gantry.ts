@@ -65,11 +65,14 @@ export class Gantry {
     for (const [host, address] of Object.entries(options.mirrors ?? {})) writeMirror(hostsDir, host, address);
     if (options.config !== undefined) writeFileSync(join(this.dir, 'config.toml'), options.config);
     this.#env = options.env ?? {};
+    // Any suite runs with another snapshotter than the default.
+    const snapshotter = process.env['GANTRY_TEST_SNAPSHOTTER'];
     this.#flags = [
       ...(options.config === undefined ? [] : ['--config', join(this.dir, 'config.toml')]),
       ...['--root', this.root, '--state', this.state, '--socket', this.socket],
       ...['--cni-conf-dir', confDir, '--cni-bin-dir', options.pluginDir ?? pluginDir(), '--registry-hosts-dir', hostsDir],
       ...['--log-format', 'text', '--log-level', 'debug'],
+      ...(snapshotter === undefined ? [] : ['--snapshotter', snapshotter]),
       ...(options.flags ?? []),
     ];
   }

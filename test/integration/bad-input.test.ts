@@ -42,7 +42,8 @@ describe('bad input', function () {
     const listed = (dir: string): string[] => (existsSync(dir) ? readdirSync(dir).sort() : []);
     const { root, state, cniDataDir } = bed.gantry;
     const dirs = [
-      ...['sandboxes', 'containers', 'snapshots/overlay/active'].map((name) => join(root, name)),
+      ...['sandboxes', 'containers'].map((name) => join(root, name)),
+      join(bed.gantry.snapshots, 'active'),
       ...['pods', 'containers'].map((name) => join(state, name)),
       join(cniDataDir, 'gantry-3'),
     ];

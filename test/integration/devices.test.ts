@@ -99,8 +99,8 @@ describe('devices, volumes and mounts of containers', function () {
     await eventually('nothing is left of what was refused', () => leftovers() === before);
   }
   const leftovers = (): string => {
-    const { root, state } = bed.gantry;
-    const dirs = [join(root, 'containers'), join(root, 'snapshots/overlay/active'), join(state, 'containers')];
+    const { root, state, snapshots } = bed.gantry;
+    const dirs = [join(root, 'containers'), join(snapshots, 'active'), join(state, 'containers')];
     return JSON.stringify([...dirs.map((dir) => readdirSync(dir).sort()), mountsUnder(bed.gantry.dir)]);
   };
   const imageMount = (change: Mount = {}): Mount => ({
@@ -164,7 +164,7 @@ describe('devices, volumes and mounts of containers', function () {
       expect((await bed.status(id)).mounts[0]?.image?.imageRef).to.match(/^sha256:/);
       await remove(id);
       expect(mountsUnder(bed.gantry.dir).filter((path) => path.includes('image-volumes'))).to.deep.equal([]);
-      expect(readdirSync(join(bed.gantry.root, 'snapshots/overlay/active'))).to.deep.equal([]);
+      expect(readdirSync(join(bed.gantry.snapshots, 'active'))).to.deep.equal([]);
       await bed.cri.image('pullImage', { image: { image: DATA_IMAGE } });
     });
 

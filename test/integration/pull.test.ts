@@ -13,6 +13,8 @@ import { push } from '../../hack/images/push.ts';
 import type { Compression, Layer } from '../../hack/images/tree.ts';
 import { digestOf, layerOf } from '../../hack/images/tree.ts';
 import type { AuthConfig } from '../../src/gen/cri/runtime/v1/AuthConfig.ts';
+import type { TarHeader } from '../../src/snapshot/tar/header.ts';
+import { TarReader } from '../../src/snapshot/tar/reader.ts';
 import { Bed, DEMO_IMAGE, eventually, PAUSE_IMAGE } from '../lib/bed.ts';
 import { Authority } from '../lib/certificates.ts';
 import type { Registry } from '../lib/docker-registry.ts';
@@ -91,16 +93,23 @@ describe('pull', function () {
   /** What a pull is allowed to leave nothing of. */
   const leftovers = (): string[] => [
     ...namesIn('content', 'ingest'),
-    ...namesIn('snapshots', 'overlay', 'tmp'),
+    ...readdirSync(join(bed.gantry.snapshots, 'tmp')),
     ...namesIn('images').filter((name) => !name.endsWith('.json')),
   ];
   const blobPath = (digest: string): string => join(bed.gantry.root, 'content', 'blobs', 'sha256', digest.slice('sha256:'.length));
-  /** The unpacked file that one layer brought; undefined when there is none. */
+  /** The file that one layer brought, unpacked or in the tar that is kept; undefined when there is none. */
   const unpacked = (path: string): Buffer | undefined => {
-    const found = namesIn('snapshots', 'overlay', 'layers')
-      .map((name) => join(bed.gantry.root, 'snapshots', 'overlay', 'layers', name, 'fs', path))
+    const { snapshots } = bed.gantry;
+    const names = (dir: string): string[] => (existsSync(join(snapshots, dir)) ? readdirSync(join(snapshots, dir)) : []);
+    const found = names('layers')
+      .map((name) => join(snapshots, 'layers', name, 'fs', path))
       .find((each) => existsSync(each));
-    return found === undefined ? undefined : readFileSync(found);
+    if (found !== undefined) return readFileSync(found);
+    for (const name of names('tars')) {
+      const content = fileInTar(join(snapshots, 'tars', name), path);
+      if (content !== undefined) return content;
+    }
+    return undefined;
   };
   /** The file of every layer is there, byte for byte. */
   const expectWhole = (name: string, layers: readonly Layer[]): void => {
@@ -583,7 +592,7 @@ describe('pull', function () {
       const blobs = new Set(named.filter((_, at) => at % 2 === 0).flat());
       const layers = new Set(named.filter((_, at) => at % 2 === 1).flat());
       await eventually('blobs and layers of no image are gone', () => {
-        const kept = namesIn('content', 'blobs', 'sha256').length + namesIn('snapshots', 'overlay', 'layers').length;
+        const kept = namesIn('content', 'blobs', 'sha256').length + readdirSync(join(bed.gantry.snapshots, 'layers')).length;
         return kept === blobs.size + layers.size;
       });
       expect(blobs.size).to.be.greaterThan(0);
@@ -591,6 +600,22 @@ describe('pull', function () {
     });
   });
 });
+
+function fileInTar(tarPath: string, path: string): Buffer | undefined {
+  let tar: Buffer;
+  try {
+    tar = readFileSync(tarPath);
+  } catch {
+    // It went while we looked.
+    return undefined;
+  }
+  let found: Buffer | undefined;
+  const entry = ({ name, sizeBytes }: TarHeader, offset: number): void => {
+    if (name === path) found = tar.subarray(offset, offset + sizeBytes);
+  };
+  new TarReader({ entry, data: () => undefined, endEntry: () => undefined }).push(tar);
+  return found;
+}
 
 /** The last byte is another. */
 function corrupt(path: string, body: Buffer): Buffer {

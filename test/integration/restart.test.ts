@@ -150,7 +150,7 @@ function remains(gantry: Gantry): string[] {
     /\/\d+\.\d+\.\d+\.\d+$/.test(name),
   );
   const veths = readdirSync('/sys/class/net').filter((name) => name.startsWith('veth'));
-  const snapshots = readdirSync(join(gantry.root, 'snapshots', 'overlay', 'active')).map((name) => `snapshot ${name}`);
+  const snapshots = readdirSync(join(gantry.snapshots, 'active')).map((name) => `snapshot ${name}`);
   const cgroups = readdirSync(`/sys/fs/cgroup/memory/${TEST_CGROUP}`, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? [`cgroup ${entry.name}`] : [],
   );

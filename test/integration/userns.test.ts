@@ -95,7 +95,7 @@ describe('user namespaces', function () {
       'echo x >>/bin/busybox.new; echo y >>/www/index.html; chown 1000:1000 /www/index.html; echo >>/etc/hostname; echo >>/etc/resolv.conf; echo >/dev/shm/s; mkdir /dir; ls -ln /www /dir /dev/shm | grep -c "^[-d]"',
     );
     expect(made).to.equal('2');
-    const upper = join(on.gantry.root, 'snapshots/overlay/active', container, 'upper');
+    const upper = join(on.gantry.snapshots, 'active', container, 'upper');
     expect(statSync(join(upper, 'bin/busybox.new'))).to.include({ uid: 200_000, gid: 1_200_000 });
     expect(statSync(join(upper, 'www/index.html'))).to.include({ uid: 201_000, gid: 1_201_000 });
     expect(await exec(on, container, 'cat /www/index.html')).to.equal('hello from gantry\ny');
@@ -156,7 +156,7 @@ describe('user namespaces', function () {
 
   it_('lets pods with other ids stand on the same layers, at the same time', async (on) => {
     const ids = [400_000, 500_000];
-    const layersBefore = readdirSync(join(on.gantry.root, 'snapshots/overlay/layers'));
+    const layersBefore = readdirSync(join(on.gantry.snapshots, 'layers'));
     const containers = await Promise.all(
       ids.map(async (hostId) => {
         const config = podConfig(on, `shares-${hostId}`, hostId);
@@ -170,7 +170,7 @@ describe('user namespaces', function () {
         '0:0\n1000:0\n0',
       );
     }
-    expect(readdirSync(join(on.gantry.root, 'snapshots/overlay/layers'))).to.deep.equal(layersBefore);
+    expect(readdirSync(join(on.gantry.snapshots, 'layers'))).to.deep.equal(layersBefore);
   });
 
   it_('shares a PID namespace in a pod, and runs, signals, updates and counts as anywhere', async (on) => {

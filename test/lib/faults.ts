@@ -110,9 +110,8 @@ export function remains(gantry: Gantry): string[] {
   return [
     ...mountsUnder(gantry.state).map((path) => `mount ${path}`),
     ...inState.flatMap((dir) => names(join(gantry.state, dir)).map((name) => `${dir}/${name}`)),
-    ...['sandboxes', 'containers', 'snapshots/overlay/active'].flatMap((dir) =>
-      names(join(gantry.root, dir)).map((name) => `${dir}/${name}`),
-    ),
+    ...['sandboxes', 'containers'].flatMap((dir) => names(join(gantry.root, dir)).map((name) => `${dir}/${name}`)),
+    ...names(join(gantry.snapshots, 'active')).map((name) => `snapshot ${name}`),
     ...addresses(gantry).map((address) => `address ${address}`),
     ...names('/sys/class/net').filter((name) => name.startsWith('veth')),
     ...processesOf(gantry),

@@ -44,6 +44,7 @@ export class Gantry {
   readonly bridge: string;
   readonly #flags: readonly string[];
   readonly #env: Readonly<Record<string, string>>;
+  readonly #snapshotter: string;
   #child: ChildProcess | undefined;
   #cri: Cri | undefined;
 
@@ -67,6 +68,7 @@ export class Gantry {
     this.#env = options.env ?? {};
     // Any suite runs with another snapshotter than the default.
     const snapshotter = process.env['GANTRY_TEST_SNAPSHOTTER'];
+    this.#snapshotter = snapshotter ?? 'overlay';
     this.#flags = [
       ...(options.config === undefined ? [] : ['--config', join(this.dir, 'config.toml')]),
       ...['--root', this.root, '--state', this.state, '--socket', this.socket],
@@ -75,6 +77,11 @@ export class Gantry {
       ...(snapshotter === undefined ? [] : ['--snapshotter', snapshotter]),
       ...(options.flags ?? []),
     ];
+  }
+
+  /** Where the snapshotter in use keeps what it has. */
+  get snapshots(): string {
+    return join(this.root, 'snapshots', this.#snapshotter);
   }
 
   get cri(): Cri {

@@ -45,7 +45,12 @@ export async function probeIdmap(tmpDir: string): Promise<boolean> {
   const ids = [{ containerId: 0, hostId: 65_536, length: 65_536 }];
   try {
     await using holder = await holdUserNamespace([], { uids: ids, gids: ids });
-    using view = new IdmappedView({ dir: join(probe, 'lower'), userns: `/proc/${holder.pid}/ns/user`, at: join(probe, 'view') });
+    using view = new IdmappedView({
+      dir: join(probe, 'lower'),
+      userns: `/proc/${holder.pid}/ns/user`,
+      at: join(probe, 'view'),
+      recursive: false,
+    });
     const data = `lowerdir=${view.path},upperdir=${probe}/upper,workdir=${probe}/work`;
     mount({ type: 'overlay', source: 'overlay', target: join(probe, 'merged'), data });
     return true;

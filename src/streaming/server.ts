@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import type { IncomingMessage, Server } from 'node:http';
+import type { IncomingMessage, Server, ServerOptions } from 'node:http';
 import { createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
@@ -63,8 +63,9 @@ export async function createStreamingServer(options: StreamingServerOptions): Pr
   const tasks = new TaskSet(log);
   const sessions = new Set<AbortController>();
   const http = { connectionsCheckingInterval: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS };
-  const server: Server = tls ? createTlsServer({ ...http, ...(await readTls(tls)) }) : createServer(http);
-  server.maxConnections = limits.maxSessions;
+  const server: Server = tls ? await createWithTls(tls, http) : createServer(http);
+  // Beside the sessions, those who still have to say what they want, and who are refused.
+  server.maxConnections = 2 * limits.maxSessions;
 
   server.on('request', (request, response) => {
     const known = PATH.test(request.url ?? '');
@@ -80,6 +81,8 @@ export async function createStreamingServer(options: StreamingServerOptions): Pr
     const [, verb = '', token = ''] = PATH.exec(request.url ?? '') ?? [];
     const found = tokens.take(token);
     if (found?.verb !== verb) return refuse(socket, notFound('streaming url', verb));
+    if (sessions.size >= limits.maxSessions)
+      return refuse(socket, new ClassifiedError('resourceExhausted', `too many streaming sessions: ${sessions.size}`));
     const controller = new AbortController();
     const abort = (reason: Error): void => controller.abort(reason);
     sessions.add(controller);
@@ -138,9 +141,9 @@ export async function createStreamingServer(options: StreamingServerOptions): Pr
   };
 }
 
-async function readTls({ certFile, keyFile }: { certFile: string; keyFile: string }): Promise<{ cert: Buffer; key: Buffer }> {
+async function createWithTls({ certFile, keyFile }: { certFile: string; keyFile: string }, http: ServerOptions): Promise<Server> {
   try {
-    return { cert: await readFile(certFile), key: await readFile(keyFile) };
+    return createTlsServer({ ...http, cert: await readFile(certFile), key: await readFile(keyFile) });
   } catch (error) {
     throw wrap('read the streaming certificate', error, 'failedPrecondition');
   }

@@ -105,9 +105,12 @@ export class SpdyConnection implements StreamOwner {
   /** Tells the client, as far as it still listens, and ends everything. */
   end(reason: ClassifiedError): void {
     if (this.#ended) return;
-    const status = reason.kind === 'invalidArgument' ? GO_AWAY.protocolError : GO_AWAY.ok;
-    this.#transport.end(controlFrame(TYPE.goAway, 0, this.#lastStreamId, status), () => this.#transport.destroy());
-    setTimeout(() => this.#transport.destroy(), FAREWELL_MS).unref();
+    if (!this.#transport.destroyed) {
+      const status = reason.kind === 'invalidArgument' ? GO_AWAY.protocolError : GO_AWAY.ok;
+      const timer = setTimeout(() => this.#transport.destroy(), FAREWELL_MS).unref();
+      this.#transport.once('close', () => clearTimeout(timer));
+      this.#transport.end(controlFrame(TYPE.goAway, 0, this.#lastStreamId, status), () => this.#transport.destroy());
+    }
     this.#finish(reason);
   }
 
@@ -163,7 +166,9 @@ export class SpdyConnection implements StreamOwner {
   async #run(): Promise<void> {
     const reader = new FrameReader();
     try {
-      for await (const bytes of this.#transport as AsyncIterable<Buffer>) {
+      // A last frame may be on its way when the loop is left.
+      const input = this.#transport.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
+      for await (const bytes of input) {
         this.#watchdog.active();
         for (const frame of reader.push(bytes)) {
           if (frame.type === 'synStream') await this.#openStream(frame.streamId, frame.fin, frame.block);

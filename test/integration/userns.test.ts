@@ -334,10 +334,10 @@ describe('user namespaces', function () {
     const config = podConfig(on, 'half-made', 950_000);
     const pod = await on.runPod(config, HANDLER);
     const container = await on.runContainer(pod, config, on.containerConfig('app', SLEEP));
-    const layersDir = join(on.gantry.root, 'snapshots/overlay/layers');
+    const layersDir = join(on.gantry.snapshots, 'layers');
     const at = join(on.gantry.state, 'containers', container, 'layers');
     const layers = readdirSync(layersDir);
-    new IdmappedView({ dir: layersDir, userns: join(on.gantry.state, 'pods', pod, 'ns/user'), at });
+    new IdmappedView({ dir: layersDir, userns: join(on.gantry.state, 'pods', pod, 'ns/user'), at, recursive: true });
     expect(readdirSync(at)).to.deep.equal(layers);
     await on.cri.runtime('removeContainer', { containerId: container });
     expect(existsSync(at)).to.equal(false);

@@ -137,6 +137,8 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   const runtime = streamRuntime(containers, sandboxes, log);
   const streams = await createStreamingServer({ runtime, address, port, log, ...(tls === undefined ? {} : { tls }) });
   stack.defer(() => streams.close());
+  if (tls === undefined && !LOOPBACK.test(address))
+    log.warn({ address }, 'what people type into exec and attach goes over the network in the clear: set streaming.tls_cert');
 
   const services = {
     sandboxes,
@@ -184,6 +186,7 @@ function streamRuntime(containers: ContainerDeps, sandboxes: SandboxDeps, log: L
   };
 }
 
+const LOOPBACK = /^(127\.|::1$)/;
 const SERVER_GRACE_MS = 5_000;
 const NETWORK_GC_TIMEOUT_MS = 15_000;
 

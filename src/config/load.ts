@@ -1,4 +1,5 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { isAbsolute, join } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
@@ -123,7 +124,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     root: get('root'),
     state,
     socket: get<string>('socket') || join(state, 'gantry.sock'),
-    streaming: { address: get('streaming.address'), port: get('streaming.port'), tls: tlsOf(said) },
+    streaming: streamingOf(said, get),
     cni: { confDir: get('cni.conf_dir'), binDirs: get('cni.bin_dirs'), statusGraceMs: 1000 * get<number>('cni.status_grace_seconds') },
     metrics: { address: get('metrics.address'), port: get('metrics.port') },
     cdi: { specDirs: get('cdi.spec_dirs') },
@@ -148,13 +149,16 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
   return config;
 }
 
-function tlsOf(said: ReadonlyMap<string, Said>): Config['streaming']['tls'] {
-  const [cert, key] = ['streaming.tls_cert', 'streaming.tls_key'].map((name) => said.get(name));
-  if (cert !== undefined && key !== undefined) return { certFile: cert.value as string, keyFile: key.value as string };
-  const alone = cert ?? key;
-  if (alone !== undefined)
-    throw new ClassifiedError('invalidArgument', `${alone.origin}: streaming.tls_cert and streaming.tls_key need each other`);
-  return undefined;
+function streamingOf(said: ReadonlyMap<string, Said>, get: <T>(key: string) => T): Config['streaming'] {
+  const [address, port] = [get<string>('streaming.address'), get<number>('streaming.port')];
+  const [cert, key] = [said.get('streaming.tls_cert'), said.get('streaming.tls_key')];
+  const fail = (word: Said | undefined, why: string): never => {
+    throw new ClassifiedError('invalidArgument', `${word?.origin ?? 'default'}: ${why}`);
+  };
+  if (isIP(address) === 0) fail(said.get('streaming.address'), `streaming.address: ${JSON.stringify(address)} is not an IP address`);
+  if (port > 65_535) fail(said.get('streaming.port'), `streaming.port: ${port} is not a port`);
+  if ((cert === undefined) !== (key === undefined)) fail(cert ?? key, 'streaming.tls_cert and streaming.tls_key need each other');
+  return { address, port, tls: cert && key ? { certFile: cert.value as string, keyFile: key.value as string } : undefined };
 }
 
 /** runc is there unless it is configured otherwise; the rest by name. */

@@ -95,9 +95,12 @@ export class Gantry {
   }
 
   /** Resolves when the socket answers. Fails with the end of the log when it ends or is not ready within 30 s. */
-  async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
+  async start(env: Readonly<Record<string, string>> = {}, moreFlags: readonly string[] = []): Promise<void> {
     const log = openSync(this.logPath, 'a');
-    const child = spawn(PROGRAM, ['serve', ...this.#flags], { stdio: ['ignore', log, log], env: { ...process.env, ...this.#env, ...env } });
+    const child = spawn(PROGRAM, ['serve', ...this.#flags, ...moreFlags], {
+      stdio: ['ignore', log, log],
+      env: { ...process.env, ...this.#env, ...env },
+    });
     closeSync(log);
     this.#child = child;
     child.on('error', () => undefined);

@@ -60,6 +60,15 @@ describe('config (F1)', () => {
     expect(() => loadConfig({ path: join(dir, 'none.toml') })).to.throw('no such file');
   });
 
+  it('takes an IP address, a port and a certificate with its key for streams', () => {
+    expect(load('').config.streaming).to.deep.equal({ address: '127.0.0.1', port: 0, tls: undefined });
+    const { config } = load('[streaming]\naddress = "::1"\nport = 10250\ntls_cert = "/c.pem"\ntls_key = "/k.pem"\n');
+    expect(config.streaming).to.deep.equal({ address: '::1', port: 10_250, tls: { certFile: '/c.pem', keyFile: '/k.pem' } });
+    expect(() => load('[streaming]\naddress = "localhost"')).to.throw(`${path}:2: streaming.address: "localhost" is not an IP address`);
+    expect(() => load('[streaming]\nport = 70000')).to.throw(`${path}:2: streaming.port: 70000 is not a port`);
+    expect(() => load('[streaming]\ntls_key = "/k.pem"')).to.throw(`${path}:2: streaming.tls_cert and streaming.tls_key need each other`);
+  });
+
   it('takes handlers from tables and flags', () => {
     const { flags } = parseArguments(['serve', '--handler', 'crun=/usr/bin/crun', '--default-handler', 'crun']);
     const { config } = load('[handlers.runsc]\nargs = ["--platform=ptrace"]\n', new Map(flags));

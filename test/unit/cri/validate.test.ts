@@ -146,4 +146,19 @@ describe('cri/validate', () => {
     expect(validate.updateRuntimeConfig({ runtimeConfig: null })).to.deep.equal({ podCidr: '' });
     expect(validate.updateRuntimeConfig({ runtimeConfig: { networkConfig: null } })).to.deep.equal({ podCidr: '' });
   });
+
+  it('names the field of a bad request for streams', () => {
+    const exec = { containerId: 'c', cmd: ['sh'], tty: false, stdin: false, stdout: true, stderr: true };
+    expect(validate.exec(exec)).to.equal(exec);
+    expect(refusal(() => validate.exec({ ...exec, containerId: '' }))).to.match(/^container_id:/);
+    expect(refusal(() => validate.exec({ ...exec, cmd: [] }))).to.match(/^cmd:/);
+    expect(refusal(() => validate.exec({ ...exec, cmd: [''] }))).to.match(/^cmd\[0\]:/);
+    expect(refusal(() => validate.exec({ ...exec, cmd: ['sh', 'a\0b'] }))).to.match(/^cmd\[1\]:/);
+    expect(refusal(() => validate.exec({ ...exec, tty: true }))).to.match(/^stderr:/);
+    expect(refusal(() => validate.attach({ ...exec, stdout: false, stderr: false }))).to.match(/^stdout: one of/);
+    expect(refusal(() => validate.attach({ ...exec, containerId: '' }))).to.match(/^container_id:/);
+    expect(validate.portForward({ podSandboxId: 'p', port: [] }).port).to.deep.equal([]);
+    expect(refusal(() => validate.portForward({ podSandboxId: 'p', port: [80, 0] }))).to.match(/^port\[1\]:/);
+    expect(refusal(() => validate.portForward({ podSandboxId: '', port: [80] }))).to.match(/^pod_sandbox_id:/);
+  });
 });

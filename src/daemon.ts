@@ -17,7 +17,7 @@ import { daemonFacts } from './container/facts.ts';
 import { createPauseProcess } from './container/pause.ts';
 import { createPodContainers } from './container/pod-containers.ts';
 import type { ContainerRecord } from './container/record.ts';
-import { recoverContainers } from './container/recover.ts';
+import { recoverContainers, removeLostSnapshots } from './container/recover.ts';
 import { createLocalContent } from './content/local.ts';
 import { weightOf } from './cri/chunks.ts';
 import { createCriServer } from './cri/server.ts';
@@ -125,6 +125,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
 
   await recoverContainers(containers);
   await recoverPodSandboxes(sandboxes);
+  await removeLostSnapshots(containers, (id) => sandboxStore.get(id) !== undefined);
   // Before the first call: a pod that is made meanwhile would be none of the valid ones.
   await network
     .gc(

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../base/errors.ts';
 import { nowNs } from '../base/ids.ts';
+import { isAlive } from '../os/process.ts';
 import type { ContainerDeps } from './deps.ts';
 import type { ContainerExit, ContainerRecord } from './record.ts';
 import { moved } from './record.ts';
@@ -24,7 +25,12 @@ export function watchExit(deps: ContainerDeps, record: ContainerRecord): void {
       reason: exit.oomKilled ? 'OOMKilled' : exit.exitCode === 0 ? 'Completed' : 'Error',
       message: '',
     });
-  })().catch((error: unknown) => deps.log.error({ container: record.id, err: messageOf(error) }, 'the exit of a container is not known'));
+  })().catch(async (error: unknown) => {
+    deps.log.error({ container: record.id, err: messageOf(error) }, 'the exit of a container is not known');
+    // Never running for nothing (R21); one that lives on is not watched, which stop takes into account.
+    if (isAlive(process.init)) deps.exits.delete(record.id);
+    else await exited(deps, record.id, unseenExit(`its exit is not known: ${messageOf(error)}`));
+  });
   deps.exits.set(record.id, settled);
 }
 
@@ -34,7 +40,7 @@ export async function exited(deps: ContainerDeps, id: string, exit: ContainerExi
   if (record === undefined || record.exit !== undefined || record.state === 'creating' || record.state === 'removing') return;
   deps.sampler.unregister(id);
   const done: ContainerRecord = { ...moved(record, 'exited'), exit };
-  const saved = deps.store.put(done);
+  const saved = deps.store.note(done);
   // In memory it is a fact; a full disk doesn't keep it from being told.
   deps.emit('stopped', done);
   await saved;

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { wrap } from '../base/errors.ts';
+import { messageOf, wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { Image } from '../image/image.ts';
 import { isAlive } from '../os/process.ts';
@@ -8,6 +8,7 @@ import type { CreatedContainer } from '../runtime/runtime.ts';
 import type { PauseProcess } from '../sandbox/pause.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import type { ContainerDeps } from './deps.ts';
+import { bundleOwner, lostAnnotations } from './lost-record.ts';
 import { pauseSpec } from './oci-spec/pause.ts';
 import { containerPaths } from './record.ts';
 import { mountRootfs, removeRootfs } from './rootfs.ts';
@@ -38,6 +39,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
         namespaces: podNamespaces(deps, sandbox),
         userNamespace: podUserNamespace(deps, sandbox),
         cgroupsPath: cgroupsPathOf(deps, sandbox, sandbox.id),
+        annotations: lostAnnotations({ sandboxId: sandbox.id, runtimeHandler: sandbox.runtimeHandler }),
         seccomp: (await runtime.features()).seccomp,
         daemon: deps.facts,
       });
@@ -53,17 +55,22 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
       await removeRootfs(deps.snapshotter, op, containerPaths(deps.stateDir, sandbox.id), sandbox.id);
     },
 
+    handlerOf: async (id) => (await bundleOwner(deps.stateDir, id)).runtimeHandler,
+
     isGone: (sandbox) => sandbox.pause !== undefined && !isAlive(sandbox.pause.init),
 
     watch(sandbox, onExit): void {
       if (sandbox.pause === undefined || watched.has(sandbox.id)) return;
       watched.add(sandbox.id);
-      const exited = deps.handler(sandbox.runtimeHandler).waitExit(sandbox.id, sandbox.pause);
+      const { pause } = sandbox;
+      const exited = (async () => deps.handler(sandbox.runtimeHandler).waitExit(sandbox.id, pause))();
       void exited
-        .catch(() => undefined)
+        .catch((error: unknown) =>
+          deps.log.error({ sandbox: sandbox.id, err: messageOf(error) }, 'the end of a pause process is not known'),
+        )
         .then(() => {
           watched.delete(sandbox.id);
-          onExit();
+          if (!isAlive(pause.init)) onExit();
         });
     },
   };

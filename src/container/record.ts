@@ -1,11 +1,12 @@
 import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
+import { expectShape } from '../base/shape.ts';
 import type { Digest } from '../base/digest.ts';
 import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
 import type { CreatedContainer } from '../runtime/runtime.ts';
 import type { ContainerState } from './state.ts';
-import { mayMove } from './state.ts';
+import { isContainerState, mayMove } from './state.ts';
 
 /** How init ended, as ContainerStatus tells it. */
 export interface ContainerExit {
@@ -61,13 +62,29 @@ export function moved(record: ContainerRecord, to: ContainerState): ContainerRec
   return { ...record, state: to };
 }
 
+/** Throws on what isn't a record of this version. What every list and status shows is checked: one bad record must not spoil them (R6). */
 export function parseContainerRecord(value: unknown): ContainerRecord {
-  const record = value as ContainerRecord | null;
-  if (typeof record !== 'object' || record === null) throw new Error('not an object');
+  expectShape(value, {
+    version: 'number',
+    id: 'string',
+    sandboxId: 'string',
+    state: 'string',
+    imageId: 'string',
+    imageRef: 'string',
+    runtimeHandler: 'string',
+    cgroupPath: 'string',
+    logPath: 'string',
+    createdAtNs: 'digits',
+    startedAtNs: 'digits',
+    'config.metadata.name': 'string',
+    'config.labels': 'object',
+    'config.annotations': 'object',
+    'config.mounts': 'array',
+    'user.additionalGids': 'array',
+  });
+  const record = value as ContainerRecord;
   if (record.version !== 1) throw new Error(`version ${String(record.version)} is not known`);
-  if (typeof record.id !== 'string' || typeof record.sandboxId !== 'string' || typeof record.config?.metadata?.name !== 'string') {
-    throw new Error('id, sandboxId or config.metadata is missing');
-  }
+  if (!isContainerState(record.state)) throw new Error(`state ${String(record.state)} is not known`);
   return record;
 }
 

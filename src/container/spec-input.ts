@@ -9,6 +9,7 @@ import type { Op } from '../base/op.ts';
 import type { ContainerDeps } from './deps.ts';
 import { allHostDevices, askedDevices } from './host-devices.ts';
 import { appArmorChoice } from './oci-spec/apparmor.ts';
+import { lostAnnotations } from './lost-record.ts';
 import type { ResolvedMount } from './oci-spec/mounts.ts';
 import { seccompChoice } from './oci-spec/seccomp.ts';
 import type { NamespaceChoice, SpecInput } from './oci-spec/spec.ts';
@@ -47,7 +48,7 @@ export async function specInput(
     cdi,
     localhostSeccomp: seccomp.kind === 'localhost' ? await readProfile(seccomp.path) : undefined,
     apparmorProfile: await deps.apparmor.profileFor(op, appArmorChoice(context)),
-    annotations: { 'gantry.sandbox-id': sandbox.id },
+    annotations: lostAnnotations({ sandboxId: sandbox.id, runtimeHandler: sandbox.runtimeHandler }),
     daemon: deps.facts,
   };
 }

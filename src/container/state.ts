@@ -21,3 +21,5 @@ const NEXT: Readonly<Record<ContainerState, readonly ContainerState[]>> = {
 
 /** Whether the table has an arrow; a move it hasn't is a bug. */
 export const mayMove = (from: ContainerState, to: ContainerState): boolean => NEXT[from].includes(to);
+
+export const isContainerState = (state: string): state is ContainerState => Object.hasOwn(NEXT, state);

@@ -1,6 +1,7 @@
 import { open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf } from '../base/errors.ts';
+import { isId } from '../base/ids.ts';
 import type { Logger } from '../base/log.ts';
 import { readJson, writeJson } from './atomic-file.ts';
 
@@ -26,7 +27,7 @@ export class RecordStore<T extends { readonly id: string }> {
 
   /**
    * Loads every record in isolation (R6): `parse` throws on what it can't accept. A broken file is set aside under its name plus `.broken`
-   * and reported by id, so that its owner can list it as unknown or take it down.
+   * and reported by id, so that its owner can list it as unknown or take it down; one whose name is no id is nobody's, and only set aside.
    */
   async load(parse: (value: unknown) => T): Promise<Array<{ id: string; error: unknown }>> {
     const broken: Array<{ id: string; error: unknown }> = [];
@@ -41,8 +42,10 @@ export class RecordStore<T extends { readonly id: string }> {
         this.#records.set(id, record);
       } catch (error) {
         this.#log.error({ file, err: messageOf(error) }, 'a record can not be read; it is set aside');
-        broken.push({ id, error });
-        await rename(join(this.#dir, file), join(this.#dir, `${id}.broken`));
+        if (isId(id)) broken.push({ id, error });
+        await rename(join(this.#dir, file), join(this.#dir, `${id}.broken`)).catch((failure: unknown) =>
+          this.#log.error({ file, err: messageOf(failure) }, 'a broken record stays where it is'),
+        );
       }
     }
     return broken;
@@ -54,6 +57,13 @@ export class RecordStore<T extends { readonly id: string }> {
 
   values(): T[] {
     return [...this.#records.values()];
+  }
+
+  /** As `put`, where memory alone will do for now: a write that fails (a full disk) is logged, and what the file says is found out again after a restart. */
+  async note(record: T): Promise<void> {
+    await this.put(record).catch((error: unknown) =>
+      this.#log.error({ id: record.id, err: messageOf(error) }, 'a record can not be written'),
+    );
   }
 
   /** In memory at once, in its file when the promise resolves. */

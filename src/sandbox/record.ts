@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.ts';
+import { expectShape } from '../base/shape.ts';
 import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
 import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
@@ -6,7 +7,7 @@ import type { UserMappings } from '../os/user-namespace.ts';
 import { sliceDir } from '../runtime/cgroup-path.ts';
 import type { CreatedContainer } from '../runtime/runtime.ts';
 import type { SandboxState } from './state.ts';
-import { mayMove } from './state.ts';
+import { isSandboxState, mayMove } from './state.ts';
 
 /** What is known of a pod sandbox, as it stands in its file. Replaced as a whole, never changed in place. */
 export interface PodSandboxRecord {
@@ -77,14 +78,25 @@ export function moved(record: PodSandboxRecord, to: SandboxState): PodSandboxRec
   return { ...record, state: to };
 }
 
-/** Throws on what isn't a record of this version; deeper damage shows when a field is used. */
+/** Throws on what isn't a record of this version. What every list and status shows is checked: one bad record must not spoil them (R6). */
 export function parseSandboxRecord(value: unknown): PodSandboxRecord {
-  const record = value as PodSandboxRecord | null;
-  if (typeof record !== 'object' || record === null) throw new Error('not an object');
+  expectShape(value, {
+    version: 'number',
+    id: 'string',
+    state: 'string',
+    runtimeHandler: 'string',
+    createdAtNs: 'digits',
+    cgroupParent: 'string',
+    'config.metadata.name': 'string',
+    'config.metadata.uid': 'string',
+    'config.metadata.namespace': 'string',
+    'config.labels': 'object',
+    'config.annotations': 'object',
+    'config.portMappings': 'array',
+  });
+  const record = value as PodSandboxRecord;
   if (record.version !== 1) throw new Error(`version ${String(record.version)} is not known`);
-  if (typeof record.id !== 'string' || typeof record.state !== 'string' || typeof record.config?.metadata?.name !== 'string') {
-    throw new Error('id, state or config.metadata is missing');
-  }
+  if (!isSandboxState(record.state)) throw new Error(`state ${String(record.state)} is not known`);
   return record;
 }
 

@@ -1,4 +1,7 @@
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { messageOf } from '../base/errors.ts';
+import { isId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { newOp } from '../base/op.ts';
 import { isPinned } from '../os/namespaces.ts';
@@ -17,17 +20,26 @@ const UNDO_TIMEOUT_MS = 120_000;
  * Nothing here makes the start fail (R6).
  */
 export async function recoverPodSandboxes(deps: SandboxDeps): Promise<void> {
-  for (const { id } of await deps.store.load(parseSandboxRecord)) {
-    // Enough of a record to tear down everything that can be derived from its id.
-    await deps.store.put(unreadable(deps, id));
-  }
+  const broken = await deps.store.load(parseSandboxRecord);
+  const lost = (await readdir(join(deps.stateDir, 'pods')).catch(() => [])).filter((id) => isId(id) && deps.store.get(id) === undefined);
+  for (const id of new Set([...broken.map(({ id: name }) => name), ...lost])) await deps.store.note(await lostRecord(deps, id));
   for (const record of deps.store.values()) {
-    if (record.state === 'creating') deps.tasks.start(`undo sandbox ${record.id}`, () => undoRun(deps, undoOp(deps), record));
-    else if (record.state === 'removing') deps.tasks.start(`remove sandbox ${record.id}`, () => removeAgain(deps, record));
-    else if (record.state === 'ready' && isLost(deps, record)) {
-      await deps.store.put(moved(record, 'notReady'));
-    } else if (record.state === 'ready') watchPause(deps, record);
+    try {
+      await recover(deps, record);
+    } catch (error) {
+      deps.log.error({ sandbox: record.id, err: messageOf(error) }, 'a sandbox could not be recovered');
+      await deps.store.note({ ...record, state: 'unknown', failedSteps: [messageOf(error)] });
+    }
   }
+}
+
+async function recover(deps: SandboxDeps, record: PodSandboxRecord): Promise<void> {
+  if (record.state === 'creating') deps.tasks.start(`undo sandbox ${record.id}`, () => undoRun(deps, undoOp(deps), record));
+  else if (record.state === 'removing') {
+    await deps.store.note(moved(record, 'notReady'));
+    deps.tasks.start(`remove sandbox ${record.id}`, () => removePodSandbox(deps, undoOp(deps), record.id));
+  } else if (record.state === 'ready' && isLost(deps, record)) await deps.store.note(moved(record, 'notReady'));
+  else if (record.state === 'ready') watchPause(deps, record);
 }
 
 /** What the pod stood on ended with the machine, with its pause process or with the state directory. */
@@ -42,12 +54,8 @@ function isLost(deps: SandboxDeps, record: PodSandboxRecord): boolean {
 
 const undoOp = (deps: SandboxDeps): Op => newOp('recover', { log: deps.log, timeoutMs: UNDO_TIMEOUT_MS });
 
-async function removeAgain(deps: SandboxDeps, record: PodSandboxRecord): Promise<void> {
-  await deps.store.put(moved(record, 'notReady'));
-  await removePodSandbox(deps, undoOp(deps), record.id);
-}
-
-function unreadable(deps: SandboxDeps, id: string): PodSandboxRecord {
+/** Stands for a record that is lost or can't be read: enough to list it, and to take down everything that can be derived from its id. */
+async function lostRecord(deps: SandboxDeps, id: string): Promise<PodSandboxRecord> {
   return {
     version: 1,
     id,
@@ -63,7 +71,7 @@ function unreadable(deps: SandboxDeps, id: string): PodSandboxRecord {
       linux: null,
       windows: null,
     },
-    runtimeHandler: '',
+    runtimeHandler: await deps.pause.handlerOf(id),
     createdAtNs: '1',
     bootId: deps.bootId,
     cgroupParent: `/gantry/${id}`,

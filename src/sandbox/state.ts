@@ -20,3 +20,5 @@ const NEXT: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
 
 /** Whether the table has an arrow; a move it hasn't is a bug. */
 export const mayMove = (from: SandboxState, to: SandboxState): boolean => NEXT[from].includes(to);
+
+export const isSandboxState = (state: string): state is SandboxState => Object.hasOwn(NEXT, state);

@@ -22,6 +22,7 @@ export function pauseSpec(input: {
   namespaces: SpecInput['namespaces'];
   userNamespace: SpecInput['userNamespace'];
   cgroupsPath: string;
+  annotations: Readonly<Record<string, string>>;
   /** The runtime has it; all the pause process does is wait, so that it goes without where there is none. */
   seccomp: boolean;
   daemon: DaemonFacts;
@@ -45,7 +46,7 @@ export function pauseSpec(input: {
       { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
     ],
-    annotations: {},
+    annotations: input.annotations,
     linux: {
       namespaces: [...user.namespace, ...namespacesOf(input.namespaces, input.daemon.cgroupMode)],
       ...user.mappings,

@@ -44,7 +44,7 @@ describe('sandbox/record', () => {
     expect(moved(podRecord(), 'notReady').state).to.equal('notReady');
     expect(() => moved(podRecord(), 'creating')).to.throw('assertion failed');
     expect(() => parseSandboxRecord({ ...podRecord(), version: 2 })).to.throw('version 2 is not known');
-    expect(() => parseSandboxRecord('x')).to.throw('not an object');
+    expect(() => parseSandboxRecord('x')).to.throw('version is missing');
   });
 });
 

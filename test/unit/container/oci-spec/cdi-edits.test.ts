@@ -17,6 +17,7 @@ describe('container/oci-spec/cdi-edits', () => {
       namespaces: { network: {}, ipc: {}, uts: {}, pid: {} },
       userNamespace: undefined,
       cgroupsPath: '/c',
+      annotations: {},
       seccomp: true,
       daemon,
     });

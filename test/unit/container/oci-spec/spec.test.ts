@@ -166,8 +166,17 @@ describe('container/oci-spec', () => {
       const ids = [{ containerId: 0, hostId: 5000, length: length ?? 0 }];
       const { namespaces, daemon } = input();
       const userNamespace = length === undefined ? undefined : { path: '/ns/user', uids: ids, gids: ids };
-      return pauseSpec({ id: 'p', args: ['/pause'], rootfsPath: '/r', namespaces, userNamespace, cgroupsPath: '/c', seccomp: true, daemon })
-        .process.user.uid;
+      return pauseSpec({
+        id: 'p',
+        args: ['/pause'],
+        rootfsPath: '/r',
+        namespaces,
+        userNamespace,
+        cgroupsPath: '/c',
+        annotations: {},
+        seccomp: true,
+        daemon,
+      }).process.user.uid;
     };
     expect([pause(), pause(65_536), pause(1000)]).to.deep.equal([65_534, 65_534, 999]);
   });

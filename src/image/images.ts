@@ -72,7 +72,7 @@ export async function createImages(options: {
       const pulled = pulls.run(key, async () => {
         using _ = await gate.shared();
         const name = nameOf(reference);
-        return deps.progress.track(name, (pull) =>
+        return await deps.progress.track(name, (pull) =>
           logged(op, pull, pullImage(deps, detached(op, PULL_TIMEOUT_MS), { reference, credentials, pull })),
         );
       });

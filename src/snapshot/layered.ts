@@ -181,7 +181,7 @@ class LayeredSnapshotter implements Snapshotter {
   async #unpack(op: Op, source: LayerSource, into: { dir: string; isBottom: boolean }): Promise<Unpacked> {
     using _ = await this.#unpacking.take();
     op.span.stage('unpack layer');
-    return this.#parts.store.unpack(op, source, into);
+    return await this.#parts.store.unpack(op, source, into);
   }
 
   async hasLayer(chainId: Digest): Promise<boolean> {
@@ -205,7 +205,7 @@ class LayeredSnapshotter implements Snapshotter {
       if (existing?.parent !== wanted.parent || existing.readOnly !== wanted.readOnly)
         throw new ClassifiedError('failedPrecondition', `prepare snapshot ${key}: it exists and is another`);
     } else await this.#create(wanted, idmap);
-    return this.#mountsOf(wanted, idmap?.userns);
+    return await this.#mountsOf(wanted, idmap?.userns);
   }
 
   async #create(active: Active, idmap: RootfsIdmap | undefined): Promise<void> {

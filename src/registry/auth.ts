@@ -63,11 +63,14 @@ export class Authorizer {
     const { realm = '', service = '', scope } = challenge;
     if (!URL.canParse(realm)) throw new ClassifiedError('unavailable', `${new URL(host.url).origin}: its challenge names no realm`);
     const url = new URL(realm);
+    const credentials = this.#credentials;
+    const isSecret = Boolean(credentials?.username) || Boolean(credentials?.identityToken);
+    const isClear = new URL(host.url).protocol !== 'https:';
     // A token service elsewhere is named by the registry that we trust with these credentials; over plain HTTP only the registry itself may have them.
-    if (url.protocol !== 'https:' && url.hostname !== new URL(host.url).hostname) {
+    // Without any, one in the clear will do for a registry that is in the clear.
+    if (url.protocol !== 'https:' && url.hostname !== new URL(host.url).hostname && (isSecret || !isClear)) {
       throw new ClassifiedError('permissionDenied', `${new URL(host.url).origin}: its token service ${url.origin} is not on https`);
     }
-    const credentials = this.#credentials;
     const query = new URLSearchParams({ ...(service ? { service } : {}), scope });
     const asks = credentials?.identityToken
       ? {

@@ -28,8 +28,16 @@ export interface BlobSink {
 const TRIES = 4;
 const FIRST_WAIT_MS = 250;
 const MAX_WAIT_MS = 10_000;
-/** No byte for this long and another connection is tried (R35). */
 const STALL_MS = 30_000;
+
+export interface RepositoryOptions {
+  readonly hostsDir: string;
+  readonly registry: string;
+  readonly repository: string;
+  readonly credentials: Credentials | undefined;
+  /** No byte for this long and another connection is tried (R35). Default: 30 s. */
+  readonly stallMs?: number;
+}
 
 /**
  * One repository on one registry, by way of its mirrors. Every host is tried in order, transient failures (429, 5xx, a broken connection) more than once;
@@ -39,11 +47,13 @@ const STALL_MS = 30_000;
 export class RepositoryClient {
   readonly #hosts: readonly RegistryHost[];
   readonly #repository: string;
+  readonly #stallMs: number;
   readonly #own: Authorizer;
   readonly #mirrors = new Authorizer(undefined);
   readonly #unreachable = new Set<RegistryHost>();
 
-  constructor(options: { hostsDir: string; registry: string; repository: string; credentials: Credentials | undefined }) {
+  constructor(options: RepositoryOptions) {
+    this.#stallMs = options.stallMs ?? STALL_MS;
     this.#hosts = hostsOf(options.hostsDir, options.registry);
     this.#repository = options.repository;
     this.#own = new Authorizer(options.credentials);
@@ -77,7 +87,7 @@ export class RepositoryClient {
           sink = await begin();
           at = 0;
         }
-        for await (const chunk of stallGuarded(response, op)) {
+        for await (const chunk of stallGuarded(response, op, this.#stallMs)) {
           await sink.write(chunk);
           at += chunk.length;
         }
@@ -152,9 +162,9 @@ function isTransient(error: unknown): boolean {
   return status === undefined || status === 429 || (typeof status === 'number' && status >= 500);
 }
 
-async function* stallGuarded(response: IncomingMessage, op: Op): AsyncGenerator<Buffer> {
+async function* stallGuarded(response: IncomingMessage, op: Op, stallMs: number): AsyncGenerator<Buffer> {
   // Time spent writing to our own disk is not the registry's: the clock runs only while we wait for it.
-  const wait = (): NodeJS.Timeout => setTimeout(() => response.destroy(new Error(`no byte for ${STALL_MS} ms`)), STALL_MS);
+  const wait = (): NodeJS.Timeout => setTimeout(() => response.destroy(new Error(`no byte for ${stallMs} ms`)), stallMs);
   let timer = wait();
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {

@@ -6,12 +6,15 @@ import { createServer as createTcpServer } from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { digestOf } from '../../../src/base/digest.ts';
 import { ClassifiedError } from '../../../src/base/errors.ts';
 import { newOp } from '../../../src/base/op.ts';
 import type { Credentials } from '../../../src/registry/auth.ts';
-import { parseChallenges } from '../../../src/registry/auth.ts';
+import { Authorizer, parseChallenges } from '../../../src/registry/auth.ts';
 import { RepositoryClient } from '../../../src/registry/client.ts';
+import type { RegistryHost } from '../../../src/registry/hosts.ts';
 import { hostsOf } from '../../../src/registry/hosts.ts';
 
 const manifest = Buffer.from('{"schemaVersion":2}');
@@ -160,6 +163,70 @@ describe('registry', () => {
     expect(bytes.equals(blob)).to.equal(true);
     expect(begun).to.equal(1);
     expect(ranges).to.deep.equal([undefined, 'bytes=100000-']);
+  });
+
+  it('leaves a connection that stopped in the middle, and goes on; a slow disk of ours is no stall (R35)', async () => {
+    const ranges: Array<string | undefined> = [];
+    const host = await serve((request, response) => {
+      ranges.push(request.headers.range);
+      const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
+      response.writeHead(from > 0 ? 206 : 200, { 'content-length': blob.length - from });
+      if (from > 0) response.end(blob.subarray(from));
+      else response.write(blob.subarray(0, 100_000));
+    });
+    const options = { hostsDir: dir, registry: host, repository: 'a/b', credentials: undefined, stallMs: 200 };
+    expect((await getBlob(new RepositoryClient(options))).bytes.equals(blob)).to.equal(true);
+    expect(ranges).to.deep.equal([undefined, 'bytes=100000-']);
+    const whole = await serve((_request, response) => void response.end(blob));
+    let written = 0;
+    await new RepositoryClient({ ...options, registry: whole }).blob(newOp('t'), descriptor, async () => ({
+      write: async (chunk) => {
+        if (written === 0) await sleep(400);
+        written += chunk.length;
+      },
+      commit: async () => undefined,
+    }));
+    expect(written).to.equal(blob.length);
+  });
+
+  it('gets tokens for an identity token, sends a registry token as it is, and neither in the clear to another host', async () => {
+    const asked: string[] = [];
+    let realm = '';
+    const host = await serve((request, response) => {
+      if (request.headers.authorization === 'Bearer acc3ss' || request.headers.authorization === 'Bearer r3gistry')
+        return serveManifest(request, response);
+      if (request.url?.startsWith('/token')) {
+        void text(request).then((body) => {
+          asked.push(`${request.method} ${body}`);
+          response.end('{"access_token":"acc3ss"}');
+        });
+        return;
+      }
+      response.writeHead(401, { 'www-authenticate': `Bearer realm="${realm}",service="reg"` }).end();
+    });
+    realm = `http://${host}/token`;
+    const only = { username: '', password: '', identityToken: '', registryToken: '' };
+    await getManifest(client(host, { ...only, identityToken: '1dentity' }));
+    expect(asked).to.deep.equal([
+      'POST service=reg&scope=repository%3Aa%2Fb%3Apull&grant_type=refresh_token&client_id=gantry&refresh_token=1dentity',
+    ]);
+    await getManifest(client(host, { ...only, registryToken: 'r3gistry' }));
+    expect(asked).to.have.length(1);
+    realm = `http://localhost:${host.split(':')[1]}/token`;
+    for (const secret of [{ ...only, identityToken: '1dentity' }, credentials]) {
+      const error = (await getManifest(client(host, secret)).catch((e: unknown) => e)) as Error & { kind: string };
+      expect(error.kind).to.equal('permissionDenied');
+      expect(error.message).to.contain('is not on https');
+    }
+    expect(asked).to.have.length(1);
+    // With nothing to lose it may be asked, unless the registry itself is on https.
+    await getManifest(client(host));
+    expect(asked).to.have.length(2);
+    const response = { headers: { 'www-authenticate': `Bearer realm="${realm}"` } } as IncomingMessage;
+    const over = { ...(hostsOf(dir, host)[0] as RegistryHost), url: 'https://registry.test/v2' };
+    const error = await new Authorizer(undefined).challenge(over, 's', response, newOp('t').signal).catch((e: unknown) => e);
+    expect(error).to.have.property('kind', 'permissionDenied');
+    expect(asked).to.have.length(2);
   });
 
   it('begins anew where a host does not know ranges', async () => {

@@ -35,6 +35,7 @@ import { cgroupMode } from './os/cgroup.ts';
 import { lockFile } from './os/file-lock.ts';
 import { sdNotify } from './os/notify.ts';
 import { startReactor, stopReactor } from './os/reactor.ts';
+import { selinuxDefaults } from './os/selinux.ts';
 import { RecordStore } from './os/record-store.ts';
 import { createHandlers } from './runtime/handlers.ts';
 import type { SandboxDeps } from './sandbox/deps.ts';
@@ -93,6 +94,8 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   const tell = publisher(bus, { sandboxes: sandboxStore, containers: containerStore });
 
   const facts = await daemonFacts();
+  const selinux = await selinuxDefaults();
+  if (facts.selinux && selinux === undefined) log.warn('SELinux is on, but its policy has no contexts/lxc_contexts: nothing is labelled');
   const containers: ContainerDeps = {
     ...shared,
     facts,
@@ -115,6 +118,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     operations: new Operations<PodSandboxRecord>(patience),
     locks: new KeyedLock(),
     network,
+    selinux,
     containers: createPodContainers(containers),
     pause: createPauseProcess(containers, config.image.pauseImage),
     emit: (type, record) => {

@@ -19,6 +19,7 @@ import { buildSpec } from './oci-spec/spec.ts';
 import type { ContainerRecord } from './record.ts';
 import { containerKey, containerPaths, moved } from './record.ts';
 import { makeVolumeDirs, mountRootfs } from './rootfs.ts';
+import { containerLabels } from './selinux.ts';
 import { specInput } from './spec-input.ts';
 import { parseSignal } from './signal.ts';
 import { undoCreate } from './teardown.ts';
@@ -64,6 +65,7 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   const idmap = podIdmap(deps.stateDir, sandbox);
   // Before anything is made: a device that is missing is known now.
   const cdi = await resolveCdi(deps.cdi, op, config);
+  const selinux = containerLabels(sandbox, config);
   let record = newRecord(deps, { sandbox, config, image });
   const paths = containerPaths(deps.stateDir, record.id);
 
@@ -74,15 +76,17 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
 
   op.span.stage('snapshot');
   const [mounts] = await allDone([
-    mountImageVolumes(deps, op, record, idmap).then((sources) => resolveMounts(op, config.mounts, sources)),
-    mountRootfs(deps.snapshotter, op, paths, { key: record.id, topLayer: image.topLayer, idmap }),
+    mountImageVolumes(deps, op, record, { idmap, mountLabel: selinux?.mount }).then((imageSources) =>
+      resolveMounts(op, config.mounts, { imageSources, mountLabel: selinux?.mount }),
+    ),
+    mountRootfs(deps.snapshotter, op, paths, { key: record.id, topLayer: image.topLayer, idmap, mountLabel: selinux?.mount }),
   ]);
 
   op.span.stage('spec');
   makeVolumeDirs(op, paths.rootfs, image.config.volumes, podRoot(idmap));
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   checkMapped(record.user, idmap);
-  const spec = buildSpec(await specInput(deps, op, { record, sandbox, image, mounts, cdi }));
+  const spec = buildSpec(await specInput(deps, op, { record, sandbox, image, mounts, cdi, selinux }));
   await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   if (record.logPath !== '') await prepareLog(sandbox.config.logDirectory, config.logPath);
 

@@ -7,7 +7,7 @@ import type { Image } from '../image/image.ts';
 import { directoryInRoot } from '../os/in-root.ts';
 import { umount } from '../os/mount.ts';
 import type { ContainerDeps } from './deps.ts';
-import type { RootfsIdmap } from '../snapshot/snapshotter.ts';
+import type { MountSpec, RootfsIdmap } from '../snapshot/snapshotter.ts';
 import type { ContainerRecord, ImageVolume } from './record.ts';
 import { containerPaths } from './record.ts';
 import { mountSnapshot } from './rootfs.ts';
@@ -37,7 +37,7 @@ export async function mountImageVolumes(
   deps: Deps,
   op: Op,
   record: Holder,
-  idmap: RootfsIdmap | undefined,
+  { idmap, mountLabel }: { idmap: RootfsIdmap | undefined; mountLabel: string | undefined },
 ): Promise<ReadonlyMap<number, string>> {
   const sources = new Map<number, string>();
   for (const { index, imageId } of record.imageVolumes ?? []) {
@@ -46,7 +46,8 @@ export async function mountImageVolumes(
     try {
       await mkdir(target, { recursive: true, mode: 0o711 });
       const specs = await deps.snapshotter.view(op, keyOf(record.id, index), topLayer, idmap);
-      mountSnapshot(specs, { target, layers: containerPaths(deps.stateDir, record.id).layers, flags: ['nosuid', 'nodev'] });
+      const { layers } = containerPaths(deps.stateDir, record.id);
+      mountSnapshot(await labellable(specs, target, mountLabel), { target, layers, mountLabel, flags: ['nosuid', 'nodev'] });
     } catch (error) {
       // The word that kubelet looks for (cri-api, pkg/errors).
       throw wrap(`ImageVolumeMountFailed: config.mounts[${index}].image`, error);
@@ -54,6 +55,15 @@ export async function mountImageVolumes(
     sources.set(index, sourceOf(target, record, index));
   }
   return sources;
+}
+
+/** An image of one layer is bound, and a bind mount can't be given a label: then an overlay stands in its place, with an empty directory for its second layer. */
+async function labellable(specs: readonly MountSpec[], target: string, mountLabel: string | undefined): Promise<readonly MountSpec[]> {
+  const [first, ...others] = specs;
+  if (mountLabel === undefined || first?.type !== 'bind') return specs;
+  const empty = `${target}.empty`;
+  await mkdir(empty, { recursive: true, mode: 0o755 });
+  return [{ ...first, type: 'overlay', source: 'overlay', flags: ['ro'], data: `lowerdir=${first.source}:${empty}` }, ...others];
 }
 
 // Nobody can write to the view, so what was resolved once stays what it is.

@@ -2,29 +2,36 @@ import { wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { Mount__Output } from '../gen/cri/runtime/v1/Mount.ts';
 import { hostPathMkdir, hostPathStat } from '../os/path-task.ts';
+import { relabel } from '../os/selinux.ts';
 import type { ResolvedMount } from './oci-spec/mounts.ts';
 
 /**
- * CRI mounts with their host paths resolved; `imageSources` has those of image volumes by position. Each is looked up by a killable process with a deadline: the pod chose the path, and what is behind it may never answer (R2).
+ * CRI mounts with their host paths resolved; `imageSources` has those of image volumes by position, `mountLabel` is what kubelet wants some relabelled to. Each is looked up by a killable process with a deadline: the pod chose the path, and what is behind it may never answer (R2).
  * A host path that is missing is made as a directory, as kubelet's hostPath of no type expects.
  */
 export async function resolveMounts(
   op: Op,
   mounts: readonly Mount__Output[],
-  imageSources: ReadonlyMap<number, string>,
+  given: { imageSources: ReadonlyMap<number, string>; mountLabel: string | undefined },
 ): Promise<ResolvedMount[]> {
   return Promise.all(
     mounts.map((mount, index) => {
-      const image = imageSources.get(index);
-      return image === undefined ? resolve(op, mount, `config.mounts[${index}]`) : imageMount(mount, image);
+      const image = given.imageSources.get(index);
+      return image === undefined ? resolve(op, mount, `config.mounts[${index}]`, given.mountLabel) : imageMount(mount, image);
     }),
   );
 }
 
-async function resolve(op: Op, mount: Mount__Output, field: string): Promise<ResolvedMount> {
+async function resolve(op: Op, mount: Mount__Output, field: string, mountLabel: string | undefined): Promise<ResolvedMount> {
+  const source = await hostSource(op, mount.hostPath, field);
+  if (mount.selinuxRelabel && mountLabel !== undefined) {
+    await relabel(op, source, mountLabel).catch((error: unknown) => {
+      throw wrap(`${field}.selinux_relabel`, error);
+    });
+  }
   return {
     containerPath: mount.containerPath,
-    source: await hostSource(op, mount.hostPath, field),
+    source,
     readOnly: mount.readonly,
     recursiveReadOnly: mount.recursiveReadOnly,
     uidMappings: mount.uidMappings,

@@ -30,6 +30,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
         key: sandbox.id,
         topLayer: image.topLayer,
         idmap: podIdmap(deps.stateDir, sandbox),
+        mountLabel: sandbox.selinux?.mount,
       });
       const args = [...image.config.entrypoint, ...image.config.cmd];
       const spec = pauseSpec({
@@ -41,6 +42,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
         cgroupsPath: cgroupsPathOf(deps, sandbox, sandbox.id),
         annotations: lostAnnotations({ sandboxId: sandbox.id, runtimeHandler: sandbox.runtimeHandler }),
         seccomp: (await runtime.features()).seccomp,
+        selinux: sandbox.selinux,
         daemon: deps.facts,
       });
       await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });

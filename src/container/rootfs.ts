@@ -4,6 +4,7 @@ import type { Digest } from '../base/digest.ts';
 import { errnoOf } from '../base/errors.ts';
 import { makeDirsInRoot } from '../os/in-root.ts';
 import { IdmappedView } from '../os/idmapped-view.ts';
+import { contextOption } from '../os/selinux.ts';
 import { mount, umount, umountApart } from '../os/mount.ts';
 import { IDMAPPED_DIR } from '../snapshot/snapshotter.ts';
 import type { MountSpec, RootfsIdmap, Snapshotter } from '../snapshot/snapshotter.ts';
@@ -14,20 +15,35 @@ export async function mountRootfs(
   snapshotter: Snapshotter,
   op: Op,
   paths: ContainerPaths,
-  source: { key: string; topLayer: Digest | undefined; idmap: RootfsIdmap | undefined },
+  source: { key: string; topLayer: Digest | undefined; idmap: RootfsIdmap | undefined; mountLabel: string | undefined },
 ): Promise<void> {
   await mkdir(paths.rootfs, { recursive: true, mode: 0o700 });
   // A process with another uid has to pass through on its way to the rootfs; only the bundle's content is private.
   await chmod(paths.bundle, 0o711);
-  mountSnapshot(await snapshotter.prepare(op, source.key, source.topLayer, source.idmap), { target: paths.rootfs, layers: paths.layers });
+  mountSnapshot(await snapshotter.prepare(op, source.key, source.topLayer, source.idmap), {
+    target: paths.rootfs,
+    layers: paths.layers,
+    mountLabel: source.mountLabel,
+  });
 }
 
 /** Nothing else happens meanwhile: `layers` is there only within this call, and one at a time. */
-export function mountSnapshot(specs: readonly MountSpec[], to: { target: string; layers: string; flags?: readonly string[] }): void {
+export function mountSnapshot(
+  specs: readonly MountSpec[],
+  to: { target: string; layers: string; mountLabel?: string | undefined; flags?: readonly string[] },
+): void {
   for (const { type, source, flags, data, idmapped } of specs) {
     using view = idmapped && new IdmappedView({ ...idmapped, at: to.layers });
     const seen = (text: string): string => (view ? text.replaceAll(IDMAPPED_DIR, view.path) : text);
-    mount({ type, source: seen(source), target: to.target, flags: [...flags, ...(to.flags ?? [])], data: seen(data) });
+    // A bind mount has the labels of its source.
+    const label = to.mountLabel === undefined || type === 'bind' ? [] : [contextOption(to.mountLabel)];
+    mount({
+      type,
+      source: seen(source),
+      target: to.target,
+      flags: [...flags, ...(to.flags ?? [])],
+      data: [seen(data), ...label].filter(Boolean).join(','),
+    });
   }
 }
 

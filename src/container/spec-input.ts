@@ -20,9 +20,16 @@ import { containerPaths } from './record.ts';
 export async function specInput(
   deps: ContainerDeps,
   op: Op,
-  from: { record: ContainerRecord; sandbox: PodSandboxRecord; image: Image; mounts: readonly ResolvedMount[]; cdi: SpecInput['cdi'] },
+  from: {
+    record: ContainerRecord;
+    sandbox: PodSandboxRecord;
+    image: Image;
+    mounts: readonly ResolvedMount[];
+    cdi: SpecInput['cdi'];
+    selinux: SpecInput['selinux'];
+  },
 ): Promise<SpecInput> {
-  const { record, sandbox, image, mounts, cdi } = from;
+  const { record, sandbox, image, mounts, cdi, selinux } = from;
   const { config } = record;
   const context = config.linux?.securityContext ?? null;
   const paths = podPaths(deps.stateDir, sandbox.id);
@@ -46,6 +53,7 @@ export async function specInput(
     podFiles: { resolvConf: paths.resolvConf, hostname: paths.hostname, shm: hostIpc ? '/dev/shm' : paths.shm },
     devices: context?.privileged === true ? await allHostDevices() : await askedDevices(config.devices),
     cdi,
+    selinux,
     localhostSeccomp: seccomp.kind === 'localhost' ? await readProfile(seccomp.path) : undefined,
     apparmorProfile: await deps.apparmor.profileFor(op, appArmorChoice(context)),
     annotations: lostAnnotations({ sandboxId: sandbox.id, runtimeHandler: sandbox.runtimeHandler }),

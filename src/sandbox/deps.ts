@@ -4,6 +4,7 @@ import type { Operations } from '../base/operations.ts';
 import type { TaskSet } from '../base/task-set.ts';
 import type { Network } from '../network/attach.ts';
 import type { CgroupMode } from '../os/cgroup.ts';
+import type { SelinuxLabels } from '../os/selinux.ts';
 import type { RecordStore } from '../os/record-store.ts';
 import type { Op } from '../base/op.ts';
 import type { Runtime } from '../runtime/runtime.ts';
@@ -32,6 +33,8 @@ export interface SandboxDeps {
   readonly locks: KeyedLock;
   readonly tasks: TaskSet;
   readonly network: Network;
+  /** The policy's labels for containers; undefined: nothing is labelled. */
+  readonly selinux: SelinuxLabels | undefined;
   readonly containers: PodContainers;
   readonly pause: PauseProcess;
   /** invalidArgument for a handler that is not configured; "" is the default one. */

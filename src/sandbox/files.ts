@@ -1,6 +1,7 @@
 import { chown, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { mount, umount } from '../os/mount.ts';
+import { contextOption, labelFile } from '../os/selinux.ts';
 import { hostIdOf } from '../os/user-namespace.ts';
 import type { PodPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
@@ -16,6 +17,8 @@ export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths):
   const mappings = userMappings(record.config);
   const [uid = 0, gid = 0] = [mappings && hostIdOf(mappings.uids, 0), mappings && hostIdOf(mappings.gids, 0)];
   if (mappings) for (const file of [paths.resolvConf, paths.hostname]) await chown(file, uid, gid);
+  const { selinux } = record;
+  if (selinux) for (const file of [paths.resolvConf, paths.hostname]) labelFile(file, selinux.mount);
   if (namespaceMode(record.config, 'ipc') !== 'NODE') {
     await mkdir(paths.shm, { mode: 0o1777 });
     mount({
@@ -23,7 +26,7 @@ export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths):
       target: paths.shm,
       type: 'tmpfs',
       flags: ['nosuid', 'nodev', 'noexec'],
-      data: `mode=1777,size=${SHM_SIZE_BYTES},uid=${uid},gid=${gid}`,
+      data: `mode=1777,size=${SHM_SIZE_BYTES},uid=${uid},gid=${gid}${selinux ? `,${contextOption(selinux.mount)}` : ''}`,
     });
   }
   if (record.config.logDirectory !== '') await mkdir(record.config.logDirectory, { recursive: true, mode: 0o755 });

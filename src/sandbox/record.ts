@@ -3,6 +3,7 @@ import { expectShape } from '../base/shape.ts';
 import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
 import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
+import type { SelinuxLabels } from '../os/selinux.ts';
 import type { UserMappings } from '../os/user-namespace.ts';
 import { sliceDir } from '../runtime/cgroup-path.ts';
 import type { CreatedContainer } from '../runtime/runtime.ts';
@@ -25,6 +26,8 @@ export interface PodSandboxRecord {
   /** Since UpdatePodSandboxResources; before it the config's are in force. */
   readonly overhead?: LinuxContainerResources__Output;
   readonly resources?: LinuxContainerResources__Output;
+  /** Where the machine has SELinux: the labels of its containers, with a level of its own. */
+  readonly selinux?: SelinuxLabels;
   /** Set before the first plugin runs: from then on DEL is due, result or not (R3). */
   readonly networkBegun: boolean;
   readonly attachment?: Attachment;

@@ -13,6 +13,7 @@ import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
 import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, userMappings, usesHostNetwork } from './record.ts';
 import { createPodCgroup } from './resources.ts';
+import { podLabels } from './selinux.ts';
 import { undoRun } from './teardown.ts';
 
 /**
@@ -117,5 +118,6 @@ function newRecord(deps: SandboxDeps, config: PodSandboxConfig__Output, runtimeH
     cgroupParent,
     ownsCgroupParent: !deps.systemdCgroup && !cgroupExists(cgroupParent),
     networkBegun: false,
+    ...(deps.selinux === undefined ? {} : { selinux: podLabels(deps.selinux, config, deps.store.values()) }),
   };
 }

@@ -20,7 +20,7 @@ const SLEEP = 'trap exit TERM; sleep 1000 & wait';
 
 /** What a container is given besides its root filesystem, on the real daemon. */
 describe('devices, volumes and mounts of containers', function () {
-  this.timeout(90_000);
+  this.timeout(300_000);
   let bed: Bed;
   let pod = '';
   let podConfig: PodSandboxConfig;
@@ -96,7 +96,7 @@ describe('devices, volumes and mounts of containers', function () {
     const { code: said, details } = outcome as ServiceError;
     expect(`${Code[said]}: ${details}`).to.equal(`${Code[code]}: ${details}`);
     expect(details).to.match(words);
-    await eventually('nothing is left of what was refused', () => leftovers() === before);
+    await eventually('nothing is left of what was refused', () => leftovers() === before, 60_000);
   }
   const leftovers = (): string => {
     const { root, state, snapshots } = bed.gantry;
@@ -182,7 +182,7 @@ describe('devices, volumes and mounts of containers', function () {
       await eventually('the view is mounted', () => mountsUnder(bed.gantry.dir).some((path) => path.includes('image-volumes')));
       await bed.gantry.kill();
       await bed.gantry.start();
-      await eventually('it is undone', () => leftovers() === before);
+      await eventually('it is undone', () => leftovers() === before, 60_000);
     });
   });
 

@@ -25,6 +25,7 @@ export function pauseSpec(input: {
   annotations: Readonly<Record<string, string>>;
   /** The runtime has it; all the pause process does is wait, so that it goes without where there is none. */
   seccomp: boolean;
+  selinux?: SpecInput['selinux'];
   daemon: DaemonFacts;
 }): OciSpec {
   const user = userNamespaceOf(input.userNamespace);
@@ -40,6 +41,7 @@ export function pauseSpec(input: {
       rlimits: [{ type: 'RLIMIT_NOFILE', ...input.daemon.nofile }],
       noNewPrivileges: true,
       oomScoreAdj: clampedOomScore(PAUSE_OOM_SCORE, input.daemon),
+      ...(input.selinux === undefined ? {} : { selinuxLabel: input.selinux.process }),
     },
     root: { path: input.rootfsPath, readonly: true },
     mounts: [
@@ -54,6 +56,7 @@ export function pauseSpec(input: {
       resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: 2 } },
       devices: [],
       ...maskedAndReadonly(null, { ownUsers: false, throttles: input.daemon.thermalThrottles }),
+      ...(input.selinux === undefined ? {} : { mountLabel: input.selinux.mount }),
       ...(input.seccomp ? { seccomp: defaultSeccomp([]) } : {}),
     },
   };

@@ -1,5 +1,6 @@
 import type { ContainerConfig__Output } from '../../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { ImageConfig } from '../../image/image.ts';
+import type { SelinuxLabels } from '../../os/selinux.ts';
 import type { IdMapping } from '../../os/user-namespace.ts';
 import type { CgroupLimits, CgroupMode } from '../../os/cgroup.ts';
 import { containerCapabilities } from './capabilities.ts';
@@ -61,6 +62,8 @@ export interface SpecInput {
   readonly localhostSeccomp: unknown;
   /** undefined: whatever the daemon itself is under. */
   readonly apparmorProfile: string | undefined;
+  /** undefined: nothing is labelled on this machine. */
+  readonly selinux: SelinuxLabels | undefined;
   readonly annotations: Readonly<Record<string, string>>;
   readonly daemon: DaemonFacts;
 }
@@ -114,6 +117,7 @@ export function buildSpec(input: SpecInput): OciSpec {
       devices: nodes,
       ...maskedAndReadonly(context, { ownUsers: input.userNamespace !== undefined, throttles: daemon.thermalThrottles }),
       ...(propagation === undefined ? {} : { rootfsPropagation: propagation }),
+      ...(input.selinux === undefined ? {} : { mountLabel: input.selinux.mount }),
       ...(seccomp === undefined ? {} : { seccomp }),
     },
   };
@@ -137,6 +141,7 @@ function processOf(input: SpecInput): OciProcess {
     noNewPrivileges: context?.noNewPrivs ?? false,
     oomScoreAdj: clampedOomScore(Number(config.linux?.resources?.oomScoreAdj ?? 0), daemon),
     ...(input.apparmorProfile === undefined ? {} : { apparmorProfile: input.apparmorProfile }),
+    ...(input.selinux === undefined ? {} : { selinuxLabel: input.selinux.process }),
   };
 }
 

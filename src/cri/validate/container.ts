@@ -6,7 +6,7 @@ import type { LinuxContainerResources__Output } from '../../gen/cri/runtime/v1/L
 import type { Mount__Output } from '../../gen/cri/runtime/v1/Mount.ts';
 import type { StopContainerRequest__Output } from '../../gen/cri/runtime/v1/StopContainerRequest.ts';
 import type { UpdateContainerResourcesRequest__Output } from '../../gen/cri/runtime/v1/UpdateContainerResourcesRequest.ts';
-import { absolutePath, knownEnum, noNul, nonEmpty, notNegative, relativePath, required, stringMap } from './fields.ts';
+import { absolutePath, knownEnum, noNul, nonEmpty, notNegative, relativePath, required, selinuxOptions, stringMap } from './fields.ts';
 import { resources } from './resources.ts';
 import { namespaceOptions } from './sandbox.ts';
 import { command } from './streaming.ts';
@@ -75,6 +75,7 @@ function security({ linux }: ContainerConfig__Output): void {
   const field = 'config.linux.security_context';
   namespaceOptions(context.namespaceOptions, `${field}.namespace_options`);
   if (context.namespaceOptions?.pid === 'TARGET') nonEmpty(context.namespaceOptions.targetId, `${field}.namespace_options.target_id`);
+  selinuxOptions(context.selinuxOptions, `${field}.selinux_options`);
   knownEnum(context.supplementalGroupsPolicy, `${field}.supplemental_groups_policy`);
   if (context.runAsGroup !== null && context.runAsUser === null && context.runAsUsername === '') {
     throw invalidArgument(`${field}.run_as_group`, 'needs run_as_user or run_as_username');

@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { invalidArgument } from '../../base/errors.ts';
+import type { SELinuxOption__Output } from '../../gen/cri/runtime/v1/SELinuxOption.ts';
 
 /** Checks of single fields. `field` is the path as the CRI spells it; every failure is invalidArgument with that path in front. */
 
@@ -91,4 +92,19 @@ export function stringMap(map: Readonly<Record<string, string>>, field: string):
     nonEmpty(key, field);
     noNul(value, `${field}[${key}]`);
   }
+}
+
+const SELINUX_NAME = /^[A-Za-z0-9_.-]*$/;
+const CATEGORIES = 'c\\d{1,4}(?:[.,]c\\d{1,4})*';
+const LEVEL = `s\\d{1,2}(?::${CATEGORIES})?`;
+const SELINUX_LEVEL = new RegExp(`^(?:${LEVEL}(?:-${LEVEL})?)?$`);
+
+/** Parts of a label: one with a colon or a space would be another label. */
+export function selinuxOptions(options: SELinuxOption__Output | null, field: string): void {
+  if (options === null) return;
+  for (const key of ['user', 'role', 'type'] as const)
+    if (!SELINUX_NAME.test(options[key]))
+      throw invalidArgument(`${field}.${key}`, `${JSON.stringify(options[key])} is not a name of SELinux`);
+  if (!SELINUX_LEVEL.test(options.level))
+    throw invalidArgument(`${field}.level`, `${JSON.stringify(options.level)} is not a level (s0:c1,c2)`);
 }

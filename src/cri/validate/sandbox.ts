@@ -14,6 +14,7 @@ import {
   nonEmpty,
   port,
   required,
+  selinuxOptions,
   stringMap,
   sysctl,
 } from './fields.ts';
@@ -67,6 +68,7 @@ function linux({ linux: options }: PodSandboxConfig__Output): void {
   const field = 'config.linux.security_context.namespace_options';
   const namespaces = options.securityContext?.namespaceOptions ?? null;
   namespaceOptions(namespaces, field);
+  selinuxOptions(options.securityContext?.selinuxOptions ?? null, 'config.linux.security_context.selinux_options');
   for (const kind of ['network', 'ipc', 'pid'] as const) {
     if (namespaces?.[kind] === 'TARGET') throw invalidArgument(`${field}.${kind}`, 'TARGET is for containers');
   }

@@ -45,6 +45,7 @@ const input = (change: Partial<SpecInput> = {}): SpecInput => ({
   cdi: { edits: NO_EDITS, devices: [] },
   localhostSeccomp: undefined,
   apparmorProfile: undefined,
+  selinux: undefined,
   annotations: {},
   daemon: {
     cgroupMode: 'hybrid',

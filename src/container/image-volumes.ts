@@ -58,7 +58,11 @@ export async function mountImageVolumes(
 }
 
 /** An image of one layer is bound, and a bind mount can't be given a label: then an overlay stands in its place, with an empty directory for its second layer. */
-async function labellable(specs: readonly MountSpec[], target: string, mountLabel: string | undefined): Promise<readonly MountSpec[]> {
+export async function labellable(
+  specs: readonly MountSpec[],
+  target: string,
+  mountLabel: string | undefined,
+): Promise<readonly MountSpec[]> {
   const [first, ...others] = specs;
   if (mountLabel === undefined || first?.type !== 'bind') return specs;
   const empty = `${target}.empty`;

@@ -37,13 +37,8 @@ export function mountSnapshot(
     const seen = (text: string): string => (view ? text.replaceAll(IDMAPPED_DIR, view.path) : text);
     // A bind mount has the labels of its source.
     const label = to.mountLabel === undefined || type === 'bind' ? [] : [contextOption(to.mountLabel)];
-    mount({
-      type,
-      source: seen(source),
-      target: to.target,
-      flags: [...flags, ...(to.flags ?? [])],
-      data: [seen(data), ...label].filter(Boolean).join(','),
-    });
+    const options = [seen(data), ...label].filter(Boolean).join(',');
+    mount({ type, source: seen(source), target: to.target, flags: [...flags, ...(to.flags ?? [])], data: options });
   }
 }
 

@@ -3,8 +3,8 @@ import type { SelinuxLabels } from '../os/selinux.ts';
 import { withOptions } from '../os/selinux.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 
-/** Of a process that SELinux lets do everything: "super privileged container" in the container policy. */
-const PRIVILEGED = { user: '', role: '', type: 'spc_t', level: 's0' };
+/** The type of a process that SELinux lets do everything: "super privileged container" in the container policy. */
+const PRIVILEGED_TYPE = 'spc_t';
 
 /**
  * A container has its pod's labels, changed as its own options say; its level is the pod's unless it names one, so that the containers of a pod can share files.
@@ -19,5 +19,6 @@ export function containerLabels(
   const options = context?.selinuxOptions ?? null;
   const labels = options === null ? sandbox.selinux : withOptions(sandbox.selinux, options);
   if (context?.privileged !== true || (options !== null && options.type !== '')) return labels;
-  return { process: withOptions(labels, PRIVILEGED).process, mount: labels.mount };
+  const unconfined = withOptions(labels, { user: '', role: '', type: PRIVILEGED_TYPE, level: options?.level || 's0' });
+  return { process: unconfined.process, mount: labels.mount };
 }

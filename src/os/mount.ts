@@ -30,8 +30,17 @@ function flagBits(names: readonly string[]): number {
   }, 0);
 }
 
-/** mount(2). Only for paths of our own: what a pod chose goes to a killable process (R2). The error has the kernel's errno. */
+/** mount(2) copies one page, its final NUL included, and leaves out the rest. */
+export const MAX_DATA_BYTES = 4095;
+
+/**
+ * mount(2). Only for paths of our own: what a pod chose goes to a killable process (R2). The error has the kernel's errno; resourceExhausted: `data` doesn't
+ * fit.
+ */
 export function mount(request: MountRequest): void {
+  const dataBytes = Buffer.byteLength(request.data ?? '');
+  if (dataBytes > MAX_DATA_BYTES)
+    throw new ClassifiedError('resourceExhausted', `mount ${request.target}: its options take ${dataBytes} bytes`);
   const flags = flagBits(request.flags ?? []);
   mount2(request.source, request.target, { type: request.type, flags, data: request.data ?? '' });
 }

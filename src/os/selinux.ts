@@ -78,13 +78,23 @@ const NEVER_RELABELLED: ReadonlySet<string> = new Set(
 );
 
 /**
- * Labels `path` and all below it, by a process that is killed when the operation ends: a pod chose the path (R2), and it may be long. Symlinks are labelled, not
+ * Labels `path` and all below it, by processes that are killed when the operation ends: a pod chose the path (R2), and it may be long. Symlinks are labelled, not
  * followed; a filesystem without labels is left as it is. failedPrecondition.
  */
 export async function relabel(op: Op, path: string, label: string): Promise<void> {
   if (NEVER_RELABELLED.has(path)) throw new ClassifiedError('failedPrecondition', `relabelling ${path} would take it from the host`);
-  const { exitCode, stderr } = await run(op, { argv: ['chcon', '--recursive', '--no-dereference', '-P', '--', label, path] });
+  if (await chcon(op, ['--', label, path], UNSUPPORTED)) await chcon(op, ['--recursive', '-P', '--', label, path], UNSUPPORTED_OR_GONE);
+}
+
+const UNSUPPORTED = /: Operation not supported$/;
+/** Of what is below, another program may remove some meanwhile. */
+const UNSUPPORTED_OR_GONE = /: (?:Operation not supported|No such file or directory)$/;
+
+/** false: it complained, but only of what is `forgiven`. */
+async function chcon(op: Op, args: readonly string[], forgiven: RegExp): Promise<boolean> {
+  const { exitCode, stderr } = await run(op, { argv: ['chcon', '--no-dereference', ...args] });
+  if (exitCode === 0) return true;
   const words = stderr.toString('utf8').trim();
-  if (exitCode !== 0 && !words.split('\n').every((line) => line.endsWith('Operation not supported')))
-    throw new ClassifiedError('failedPrecondition', words.slice(-500));
+  if (words.split('\n').every((line) => forgiven.test(line))) return false;
+  throw new ClassifiedError('failedPrecondition', words.slice(-500));
 }

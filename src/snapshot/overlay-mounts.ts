@@ -4,13 +4,13 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ClassifiedError } from '../base/errors.ts';
 import { IdmappedView } from '../os/idmapped-view.ts';
-import { mount, umount } from '../os/mount.ts';
+import { MAX_DATA_BYTES, mount, umount } from '../os/mount.ts';
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from '../os/syscalls.ts';
 import { holdUserNamespace } from '../os/user-namespace.ts';
 import type { MountSpec } from './snapshotter.ts';
 
-/** mount(2) copies one page, its final NUL included. */
-const MAX_DATA_BYTES = 4095;
+/** Whoever mounts may add an SELinux label. */
+const LABEL_BYTES = 255;
 
 /** Options that this kernel's overlayfs takes and that we want on every writable overlay. */
 export type OverlayOptions = readonly string[];
@@ -104,7 +104,7 @@ export function overlayMount({ layers, layersDir, shortDir, upper }: OverlayRequ
   const writable = upper ? [`upperdir=${upper.upperDir}`, `workdir=${upper.workDir}`, ...upper.options] : [];
   const dataBelow = (dir: string): string => [`lowerdir=${layers.map((name) => join(dir, name, 'fs')).join(':')}`, ...writable].join(',');
   let data = dataBelow(layersDir);
-  if (Buffer.byteLength(data) > MAX_DATA_BYTES) data = dataBelow(shortDir.path);
+  if (Buffer.byteLength(data) > MAX_DATA_BYTES - LABEL_BYTES) data = dataBelow(shortDir.path);
   if (Buffer.byteLength(data) > MAX_DATA_BYTES)
     throw new ClassifiedError('resourceExhausted', `mount ${layers.length} layers: their paths take ${Buffer.byteLength(data)} bytes`);
   return { type: 'overlay', source: 'overlay', flags: upper ? [] : ['ro'], data };

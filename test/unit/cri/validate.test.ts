@@ -35,6 +35,10 @@ describe('cri/validate', () => {
       [podConfig({ portMappings: [{ ...port, hostIp: 'here' }] }), 'config.port_mappings[0].host_ip:'],
       [podConfig({ portMappings: [{ ...port, protocol: 9 as never }] }), 'config.port_mappings[0].protocol:'],
       [linuxPod({ cgroupParent: '/a/../b' }), 'config.linux.cgroup_parent:'],
+      [
+        linuxPod({ securityContext: { namespaceOptions: null, selinuxOptions: { user: 'a b', role: '', type: '', level: '' } } }),
+        'config.linux.security_context.selinux_options.user:',
+      ],
       [linuxPod({ sysctls: { 'net.core.somaxconn': '1+kernel.core_pattern=|x\n' } }), 'config.linux.sysctls[net.core.somaxconn]:'],
       [linuxPod({ sysctls: { 'kernel.core_pattern': '|x' } }), 'config.linux.sysctls[kernel.core_pattern]: does not belong'],
       [
@@ -96,6 +100,16 @@ describe('cri/validate', () => {
       ...{ cpuPeriod: '0', cpuQuota: '0', cpuShares: '0', memoryLimitInBytes: '0', oomScoreAdj: '0', cpusetCpus: '', cpusetMems: '' },
       ...{ hugepageLimits: [], unified: {}, memorySwapLimitInBytes: '0' },
     };
+    const selinux = (change: object): string =>
+      create({
+        linux: {
+          resources: null,
+          securityContext: { namespaceOptions: null, selinuxOptions: { user: '', role: '', type: '', level: '', ...change } } as never,
+        },
+      });
+    expect(selinux({ type: 'a:b' })).to.contain('config.linux.security_context.selinux_options.type: "a:b" is not a name');
+    for (const level of ['s0,c4,c5', 's0:c1,', 's0:c1 ', 's0:c1"', 'c1', 's0:c1\n'])
+      expect(selinux({ level }), level).to.contain('config.linux.security_context.selinux_options.level: ');
     expect(create({ logPath: '../x' })).to.contain('config.log_path: "../x" leaves the log directory');
     expect(create({ workingDir: 'x' })).to.contain('config.working_dir:');
     expect(create({ envs: [{ key: 'A=B', value: '' }] })).to.contain('config.envs[0].key:');

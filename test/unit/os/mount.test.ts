@@ -38,6 +38,13 @@ describe('os/mount', function () {
     expect(mountsUnder(dir)).to.deep.equal([]);
   });
 
+  it('refuses options that the kernel would cut off', () => {
+    const target = at('cut');
+    const data = (bytes: number): string => 'size=64k,'.padEnd(bytes, ',');
+    expect(() => mount({ type: 'tmpfs', source: 'x', target, data: data(4096) })).to.throw('its options take 4096 bytes');
+    expect(mountsUnder(dir)).to.deep.equal([]);
+  });
+
   it('takes every mount off, and what is not mounted or not there is fine', async () => {
     const target = at('twice');
     for (let i = 0; i < 3; i++) mount({ type: 'tmpfs', source: 'x', target });

@@ -162,6 +162,30 @@ describe('container/oci-spec', () => {
     expect(sysOf({ userNamespace, namespaces: { ...namespaces, network: 'host' } })).to.include({ type: 'bind', source: '/sys' });
   });
 
+  it('has the labels of SELinux where there are some, for processes that follow as well', () => {
+    const selinux = { process: 'u:r:t:s0:c1,c2', mount: 'u:object_r:f:s0:c1,c2' };
+    const { namespaces, daemon } = input();
+    const pause = {
+      id: 'p',
+      args: ['/pause'],
+      rootfsPath: '/r',
+      namespaces,
+      userNamespace: undefined,
+      cgroupsPath: '/c',
+      seccomp: true,
+      daemon,
+    };
+    for (const spec of [buildSpec(input({ selinux })), pauseSpec({ ...pause, selinux })]) {
+      expect([spec.process.selinuxLabel, spec.linux.mountLabel]).to.deep.equal([selinux.process, selinux.mount]);
+      expect(buildExecProcess({ spec, command: ['x'], tty: false }).selinuxLabel).to.equal(selinux.process);
+    }
+    // runc refuses labels where the kernel has no SELinux.
+    for (const spec of [buildSpec(input()), pauseSpec({ ...pause, selinux: undefined })]) {
+      expect(spec.process).to.not.have.property('selinuxLabel');
+      expect(spec.linux).to.not.have.property('mountLabel');
+    }
+  });
+
   it('runs the pause process as nobody, or as the last that a small user namespace has', () => {
     const pause = (length?: number): number => {
       const ids = [{ containerId: 0, hostId: 5000, length: length ?? 0 }];

@@ -1,0 +1,56 @@
+import { expect } from 'chai';
+import { containerLabels } from '../../../src/container/selinux.ts';
+import { podLabels } from '../../../src/sandbox/selinux.ts';
+import { containerConfig, podConfig, podRecord } from '../../lib/records.ts';
+
+const POLICY = { process: 'system_u:system_r:container_t:s0', mount: 'system_u:object_r:container_file_t:s0' };
+const NONE = { user: '', role: '', type: '', level: '' };
+const withContext = <T>(securityContext: object): { linux: T } => ({ linux: { securityContext } as unknown as T });
+
+describe('sandbox/selinux, container/selinux', () => {
+  const pod = (selinuxOptions: object | null, others: Parameters<typeof podLabels>[2] = []): ReturnType<typeof podLabels> =>
+    podLabels(POLICY, podConfig(withContext({ selinuxOptions })), others);
+  const sandbox = podRecord({ selinux: pod({ ...NONE, level: 's0:c1,c2' }) });
+  const container = (context: object): ReturnType<typeof containerLabels> =>
+    containerLabels(sandbox, containerConfig(withContext(context)));
+
+  it('gives a pod the categories of its own, the same for processes and files', () => {
+    const [one, two] = [pod(null), podLabels(POLICY, podConfig(), [podRecord({ selinux: pod(null) })])];
+    for (const { process, mount } of [one, two]) {
+      const [level] = /s0:c\d+,c\d+$/.exec(process) ?? [];
+      expect([process, mount]).to.deep.equal([`system_u:system_r:container_t:${level}`, `system_u:object_r:container_file_t:${level}`]);
+    }
+    expect(one.process).to.not.equal(two.process);
+  });
+
+  it('gives a pod what it names', () => {
+    expect(pod({ user: 'u', role: 'r', type: 't', level: 's0:c1,c2' })).to.deep.equal({
+      process: 'u:r:t:s0:c1,c2',
+      mount: 'u:object_r:container_file_t:s0:c1,c2',
+    });
+  });
+
+  it("gives a container its pod's labels, changed as it says", () => {
+    expect(container({ selinuxOptions: null })).to.deep.equal(sandbox.selinux);
+    expect(containerLabels(sandbox, containerConfig())).to.deep.equal(sandbox.selinux);
+    expect(container({ selinuxOptions: { ...NONE, type: 'mine_t' } })).to.deep.equal({
+      process: 'system_u:system_r:mine_t:s0:c1,c2',
+      mount: 'system_u:object_r:container_file_t:s0:c1,c2',
+    });
+    expect(container({ selinuxOptions: { ...NONE, level: 's0' } })).to.deep.equal(POLICY);
+  });
+
+  it("leaves a privileged process unconfined unless it names a type; its files are the pod's", () => {
+    const privileged = (selinuxOptions: object | null): ReturnType<typeof containerLabels> =>
+      container({ selinuxOptions, privileged: true });
+    const mount = sandbox.selinux?.mount;
+    expect(privileged(null)).to.deep.equal({ process: 'system_u:system_r:spc_t:s0', mount });
+    expect(privileged({ ...NONE, level: 's0:c7,c8' })?.process).to.equal('system_u:system_r:spc_t:s0:c7,c8');
+    expect(privileged({ ...NONE, type: 'mine_t' })).to.deep.equal({ process: 'system_u:system_r:mine_t:s0:c1,c2', mount });
+  });
+
+  it('labels nothing where the pod has no labels, whatever is asked for', () => {
+    const asked = { selinuxOptions: { user: 'u', role: 'r', type: 't', level: 's0' }, privileged: true };
+    expect(containerLabels(podRecord(), containerConfig(withContext(asked)))).to.equal(undefined);
+  });
+});

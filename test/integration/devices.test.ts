@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ServiceError } from '@grpc/grpc-js';
@@ -302,6 +302,33 @@ describe('devices, volumes and mounts of containers', function () {
         expect(await sh(other, 'cat /proc/self/attr/current')).to.equal(profile);
         await remove(other);
       }
+    });
+  });
+
+  describe('SELinux', () => {
+    const selinux = { user: 'system_u', role: 'system_r', type: 'container_t', level: 's0:c4,c5' };
+    const asking = (selinuxOptions: object): ContainerConfig => ({
+      linux: { securityContext: { ...options.securityContext, selinuxOptions } },
+    });
+
+    it('has no effect where the kernel has none, whatever labels are asked for', async function () {
+      // Where it has, the specs of critest look at them.
+      if (existsSync('/sys/fs/selinux/enforce')) this.skip();
+      const config = bed.podConfig('labelled', { linux: { securityContext: { ...options.securityContext, selinuxOptions: selinux } } });
+      const labelled = await bed.runPod(config);
+      const volume = join(cdiDir, 'volume');
+      mkdirSync(volume);
+      const mounts = [{ containerPath: '/vol', hostPath: volume, selinuxRelabel: true }, imageMount()];
+      const id = await bed.runContainer(labelled, config, bed.containerConfig('labelled', SLEEP, { ...asking(selinux), mounts }));
+      expect(await sh(id, 'touch /vol/file && cat /mnt/data/model/weights')).to.equal('one');
+      const spec = readFileSync(join(bed.gantry.state, 'containers', id, 'config.json'), 'utf8');
+      expect(spec).to.not.match(/selinux|mountLabel|container_t/);
+      await bed.cri.runtime('removePodSandbox', { podSandboxId: labelled });
+    });
+
+    it('is refused by the field whose text is no part of a label', async () => {
+      const field = /^config\.linux\.security_context\.selinux_options\.level:/;
+      await refused(asking({ ...selinux, level: 's0,c4,c5' }), Code.INVALID_ARGUMENT, field);
     });
   });
 

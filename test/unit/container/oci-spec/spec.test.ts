@@ -172,6 +172,7 @@ describe('container/oci-spec', () => {
       namespaces,
       userNamespace: undefined,
       cgroupsPath: '/c',
+      annotations: {},
       seccomp: true,
       daemon,
     };

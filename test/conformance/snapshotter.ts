@@ -55,12 +55,14 @@ export const diffIdOf = (tar: Buffer): Digest => `sha256:${createHash('sha256').
 
 /** A directory of its own for one test: blobs, the snapshotter's root, mountpoints. Everything in it goes with `dispose`. */
 export class SnapshotBed {
-  readonly dir = mkdtempSync(join(tmpdir(), 'gantry-test-snapshot-'));
-  readonly root = join(this.dir, 'root');
+  readonly dir: string;
+  readonly root: string;
   #blobs = 0;
   #mounts = 0;
 
-  constructor() {
+  constructor(below = tmpdir()) {
+    this.dir = mkdtempSync(join(below, 'gantry-test-snapshot-'));
+    this.root = join(this.dir, 'root');
     chmodSync(this.dir, 0o755);
   }
 

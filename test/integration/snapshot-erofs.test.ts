@@ -1,11 +1,31 @@
+import { spawnSync } from 'node:child_process';
+import { closeSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import koffi from 'koffi';
+import { digestOf } from '../../src/base/digest.ts';
 import { silentLogger } from '../../src/base/log.ts';
 import { startReactor, stopReactor } from '../../src/os/reactor.ts';
 import { createErofsSnapshotter } from '../../src/snapshot/erofs/erofs.ts';
+import { writeIndex } from '../../src/snapshot/erofs/index-writer.ts';
+import { LayerIndexer } from '../../src/snapshot/erofs/layer-indexer.ts';
+import type { Backing } from '../../src/snapshot/erofs/mounting.ts';
+import { detachIndex, mountIndex } from '../../src/snapshot/erofs/mounting.ts';
+import { probeErofs } from '../../src/snapshot/erofs/probe.ts';
 import type { Snapshotter } from '../../src/snapshot/snapshotter.ts';
+import { TarReader } from '../../src/snapshot/tar/reader.ts';
 import { findTools } from '../../src/snapshot/tools.ts';
-import { snapshotterSuite } from '../conformance/snapshotter.ts';
+import { SnapshotBed, snapshotterSuite } from '../conformance/snapshotter.ts';
+import { NASTY_TARS } from '../lib/nasty-tars.ts';
 
 const open = (root: string): Promise<Snapshotter> => createErofsSnapshotter({ root, log: silentLogger });
+const BACKINGS: readonly Backing[] = (['file', 'loop'] as const).flatMap((kind) => [true, false].map((direct) => ({ kind, direct })));
+/** Younger than what any of the tars says but one, which is far ahead and of a file. */
+const BEGAN_NS = BigInt(Date.now() - 3_600_000) * 1_000_000n;
+
+const libc = koffi.load('libc.so.6');
+const llistxattr = libc.func('long llistxattr(void *path, void *list, size_t size)');
+const lgetxattr = libc.func('long lgetxattr(void *path, void *name, void *value, size_t size)');
 
 describe('erofs snapshotter', () => {
   before(async function () {
@@ -17,8 +37,120 @@ describe('erofs snapshotter', () => {
 
   // As on Linux before 6.12, and without igzip and zstd.
   const plain = { ...findTools(), bsdtar: undefined, tar: undefined, igzip: undefined, zstd: undefined };
-  const loops = [{ kind: 'loop', direct: true } as const, { kind: 'loop', direct: false } as const];
   snapshotterSuite('erofs by loop devices', {
-    open: (root) => createErofsSnapshotter({ root, log: silentLogger, tools: plain, backings: loops }),
+    open: (root) =>
+      createErofsSnapshotter({ root, log: silentLogger, tools: plain, backings: BACKINGS.filter(({ kind }) => kind === 'loop') }),
+  });
+
+  describe('the kernel sees in an index what tar extracts', function () {
+    this.timeout(60_000);
+    let bed: SnapshotBed;
+    let backings: readonly Backing[];
+    // Files on a tmpfs, as /tmp often is, can't back a mount.
+    beforeEach(() => (bed = new SnapshotBed('/var/tmp')));
+    afterEach(() => bed.dispose());
+    before(async () => {
+      const probed = new SnapshotBed('/var/tmp');
+      backings = BACKINGS.filter((backing) => canMount(probed.dir, backing));
+      await probed.dispose();
+      expect(backings, 'ways to mount').to.not.deep.equal([]);
+    });
+
+    for (const [what, tar] of NASTY_TARS) {
+      it(what, () => {
+        const at = (name: string): string => join(bed.dir, name);
+        for (const each of ['extracted', 'mounted']) mkdirSync(at(each));
+        extract(tar, at('extracted'));
+        writeFileSync(at('tar'), Buffer.concat([tar, Buffer.alloc(-tar.length & 4095)]));
+        index(tar, at('index'));
+        const expected = describeTree(at('extracted'));
+        for (const backing of backings) {
+          mountIndex({ index: at('index'), tar: at('tar'), target: at('mounted') }, backing);
+          try {
+            expect(describeTree(at('mounted')), JSON.stringify(backing)).to.deep.equal(expected);
+          } finally {
+            detachIndex(at('mounted'));
+          }
+        }
+      });
+    }
   });
 });
+
+function canMount(dir: string, backing: Backing): boolean {
+  try {
+    probeErofs(dir, [backing]);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** By GNU tar, which wants padding and an end. */
+function extract(tar: Buffer, into: string): void {
+  const whole = Buffer.concat([tar, Buffer.alloc((-tar.length & 511) + 1024)]);
+  const argv = ['-x', '-p', '--numeric-owner', '--xattrs', '--xattrs-include=*', '--warning=none', '-C', into];
+  const { status, stderr } = spawnSync('tar', argv, { input: whole, encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' } });
+  const complaints = stderr.split('\n').filter((line) => line !== '' && !line.startsWith("tar: Removing leading `/'"));
+  expect([status, complaints]).to.deep.equal([0, []]);
+}
+
+/** As the snapshotter does it, without a thread. */
+function index(tar: Buffer, to: string): void {
+  const indexer = new LayerIndexer({ isBottom: true });
+  const reader = new TarReader(indexer);
+  reader.push(tar);
+  reader.end();
+  const fd = openSync(to, 'w');
+  try {
+    writeIndex(fd, indexer.end(), { digest: '0'.repeat(64), sizeBytes: tar.length });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** All that a tar says of a tree, by path; names are byte strings. */
+function describeTree(root: string): Record<string, unknown> {
+  const found: Record<string, unknown> = {};
+  const first = new Map<bigint, string>();
+  const visit = (dir: Buffer): void => {
+    for (const name of readdirSync(dir, { encoding: 'buffer' }).sort(Buffer.compare)) {
+      const path = Buffer.concat([dir, Buffer.from('/'), name]);
+      const stat = lstatSync(path, { bigint: true });
+      const shown = path.toString('latin1').slice(root.length + 1);
+      const isDir = stat.isDirectory();
+      if (!first.has(stat.ino)) first.set(stat.ino, shown);
+      found[shown] = {
+        mode: stat.mode.toString(8),
+        owner: `${stat.uid}:${stat.gid}`,
+        // A directory that no entry described has the time of its making.
+        mtimeNs: isDir && stat.mtimeNs > BEGAN_NS ? 0n : stat.mtimeNs,
+        device: stat.rdev,
+        attributes: xattrsOf(path),
+        ...(isDir ? {} : { links: stat.nlink, same: first.get(stat.ino), sizeBytes: stat.size }),
+        ...(stat.isFile() ? { content: digestOf(readFileSync(path)) } : {}),
+        ...(stat.isSymbolicLink() ? { target: readlinkSync(path, 'latin1') } : {}),
+      };
+      if (isDir) visit(path);
+    }
+  };
+  visit(Buffer.from(root));
+  return found;
+}
+
+/** Without what the host's security modules add to every file. */
+function xattrsOf(path: Buffer): Record<string, string> {
+  const list = Buffer.alloc(65_536);
+  const value = Buffer.alloc(65_536);
+  const cPath = Buffer.concat([path, Buffer.of(0)]);
+  const listed = Number(llistxattr(cPath, list, list.length));
+  if (listed < 0) throw new Error(`llistxattr ${path.toString('latin1')}: errno ${koffi.errno()}`);
+  const names = list.toString('latin1', 0, listed).split('\0');
+  const found: Record<string, string> = {};
+  for (const name of names.filter((each) => each !== '' && each !== 'security.selinux').sort()) {
+    const length = Number(lgetxattr(cPath, Buffer.from(`${name}\0`, 'latin1'), value, value.length));
+    if (length < 0) throw new Error(`lgetxattr ${path.toString('latin1')} ${name}: errno ${koffi.errno()}`);
+    found[name] = value.toString('hex', 0, length);
+  }
+  return found;
+}

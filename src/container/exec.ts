@@ -1,32 +1,31 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Op } from '../base/op.ts';
-import type { ExecResult, ProcessStreams } from '../runtime/runtime.ts';
+import type { ProcessStreams } from '../runtime/runtime.ts';
 import type { ContainerDeps } from './deps.ts';
+import { fittedOutput, MAX_OUTPUT_BYTES } from './exec-output.ts';
 import { buildExecProcess } from './oci-spec/spec.ts';
 import type { OciProcess, OciSpec } from './oci-spec/spec-types.ts';
 import type { ContainerRecord } from './record.ts';
 import { containerPaths } from './record.ts';
 import { runningContainer } from './running.ts';
 
-/** Of stdout and stderr each (S3). */
-const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
-
-/** CRI ExecSync: runs `command` as the container's own user and returns when it exits. `timeoutMs` undefined: none. deadlineExceeded after it killed the whole tree. */
+/** CRI ExecSync: runs `command` as the container's own user and returns when it exits. `timeoutMs` undefined: none. deadlineExceeded after it killed the whole tree. Output that is too large ends in a line that says so. */
 export async function execSync(
   deps: ContainerDeps,
   op: Op,
   id: string,
   request: { command: readonly string[]; timeoutMs: number | undefined },
-): Promise<ExecResult> {
+): Promise<{ exitCode: number; stdout: Buffer; stderr: Buffer }> {
   const record = runningContainer(deps, id, 'exec in');
   const process = await processFor(deps, record, { command: request.command, tty: false });
   op.span.stage('runtime exec');
-  return deps.handler(record.runtimeHandler).execSync(op, record.id, {
+  const result = await deps.handler(record.runtimeHandler).execSync(op, record.id, {
     process: { ...process },
     maxOutputBytes: MAX_OUTPUT_BYTES,
     timeoutMs: request.timeoutMs,
   });
+  return { exitCode: result.exitCode, ...fittedOutput(result) };
 }
 
 /** CRI Exec, once its client has come: resolves with the exit code. When the op ends, the whole tree is killed (R14). */

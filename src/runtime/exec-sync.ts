@@ -57,7 +57,7 @@ export async function execSync(op: Op, context: ExecContext, request: ExecReques
       throw new ClassifiedError('deadlineExceeded', `exec sync ${commandOf(request)} timed out after ${request.timeoutMs} ms`);
     }
     const [out, err] = [stdout.finish(), stderr.finish()];
-    return { exitCode: outcome.exitCode, stdout: out, stderr: err, truncated: stdout.truncated || stderr.truncated };
+    return { exitCode: outcome.exitCode, stdout: out, stderr: err, truncated: { stdout: stdout.truncated, stderr: stderr.truncated } };
   } finally {
     timeout.clear();
     captured?.stdout.finish();

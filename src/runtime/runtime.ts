@@ -46,7 +46,8 @@ export interface ExecResult {
   readonly exitCode: number;
   readonly stdout: Buffer;
   readonly stderr: Buffer;
-  readonly truncated: boolean;
+  /** There was more than `maxOutputBytes`. */
+  readonly truncated: { readonly stdout: boolean; readonly stderr: boolean };
 }
 
 /** In characters. */

@@ -307,7 +307,7 @@ export function runtimeSuite(name: string, options: RuntimeSuiteOptions): void {
         exitCode: 42,
         stdout: 'out\n',
         stderr: 'err\n',
-        truncated: false,
+        truncated: { stdout: false, stderr: false },
       });
     });
 
@@ -327,7 +327,7 @@ export function runtimeSuite(name: string, options: RuntimeSuiteOptions): void {
     it('caps the output of exec', async () => {
       await sleeper();
       const { stdout, truncated } = await exec(['/bin/sh', '-c', 'seq 1 100000'], { maxOutputBytes: 1000 });
-      expect(truncated).to.equal(true);
+      expect(truncated).to.deep.equal({ stdout: true, stderr: false });
       expect(stdout.toString())
         .to.have.length(1000)
         .and.match(/^1\n2\n/);

@@ -4,9 +4,10 @@ import { status as Code } from '@grpc/grpc-js';
 import { expect } from 'chai';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { Bed, eventually } from '../lib/bed.ts';
+import { size } from '../lib/size.ts';
 
 /** Of R15's test; MUSTS asks for far more. */
-const PROBES = Number(process.env['EXEC_PROBES'] ?? 500);
+const PROBES = size('EXEC_PROBES', 500, 20_000);
 const OWN_PID = { namespaceOptions: { pid: 'CONTAINER' } } as const;
 
 /** What probes and kubelets do with ExecSync all day. */
@@ -64,6 +65,13 @@ describe('ExecSync', function () {
     expect(Date.now() - startMs).to.be.lessThan(1000);
     expect([String(stdout), exitCode]).to.deep.equal(['done\n', 4]);
     expect(await processes()).to.include('sleep 300');
+  });
+
+  it('cuts output that no client could take, with a mark, and lets the command go on', async () => {
+    const { stdout, stderr, exitCode } = await exec('yes out | head -c 30000000; yes err | head -c 20000000 >&2; exit 6');
+    expect(exitCode).to.equal(6);
+    expect(stdout.length + stderr.length).to.be.within(16_770_000, 1 << 24);
+    for (const cut of [stdout, stderr]) expect(Buffer.from(cut).subarray(-60).toString()).to.match(/\n\[output was cut here: .*\]\n$/);
   });
 
   it(`keeps nothing of ${PROBES} probes (R15)`, async () => {

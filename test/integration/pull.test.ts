@@ -21,8 +21,9 @@ import type { Registry } from '../lib/docker-registry.ts';
 import { startRegistry } from '../lib/docker-registry.ts';
 import { startProxy } from '../lib/proxy.ts';
 import { startTokenServer, TOKEN_ISSUER, TOKEN_SERVICE } from '../lib/token-server.ts';
+import { size } from '../lib/size.ts';
 
-const KILLS = Number(process.env['GANTRY_KILLS'] ?? 12);
+const KILLS = size('PULL_KILLS', 12, 200);
 const POD = { linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } } };
 const CODE = { invalidArgument: 3, notFound: 5, permissionDenied: 7, failedPrecondition: 9, unavailable: 14, dataLoss: 15 };
 
@@ -30,7 +31,7 @@ type Failure = Error & { code: number; details: string };
 
 /** Images from a real docker-registry. */
 describe('pull', function () {
-  this.timeout(120_000);
+  this.timeout(120_000 + KILLS * 5000);
   const secrets: string[] = [];
   const account = { username: 'puller', password: `s3cret-${randomBytes(8).toString('hex')}` };
   const wrong = { username: 'puller', password: `wr0ng-${randomBytes(8).toString('hex')}` };

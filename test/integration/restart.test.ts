@@ -8,12 +8,13 @@ import { serveImages } from '../../hack/images/registry.ts';
 import { removeCgroup } from '../../src/os/cgroup.ts';
 import { Gantry } from '../lib/gantry.ts';
 import { TEST_CGROUP } from '../lib/leaks.ts';
+import { size } from '../lib/size.ts';
 
-const KILLS = Number(process.env['GANTRY_KILLS'] ?? 10);
+const KILLS = size('KILLS', 10, 50);
 
 /** The daemon is killed; what it made goes on, and what it began is finished or undone (R1, R3, R6, R7, R30). */
 describe('restart', function () {
-  this.timeout(180_000);
+  this.timeout(180_000 + KILLS * 5000);
   let registry: StaticRegistry;
   let gantry: Gantry;
   let image: string;

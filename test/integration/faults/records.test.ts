@@ -7,8 +7,9 @@ import { mount, mountsUnder, umount } from '../../../src/os/mount.ts';
 import { descendantsOf, processRef } from '../../../src/os/process.ts';
 import { Bed, DEMO_IMAGE, eventually } from '../../lib/bed.ts';
 import { addresses, remains } from '../../lib/faults.ts';
+import { size } from '../../lib/size.ts';
 
-const KILLS = Number(process.env['GANTRY_KILLS'] ?? 10);
+const KILLS = size('STOP_KILLS', 10, 100);
 const READY_MS = 5000;
 const PATIENT = 'trap exit TERM; sleep 1000 & wait';
 const BOOT_ID = '/proc/sys/kernel/random/boot_id';
@@ -21,7 +22,7 @@ interface Pod {
 
 /** Damaged files, a machine that was rebooted, a daemon killed in the middle of Stop and Remove (R4, R6, R7). */
 describe('faults: records', function () {
-  this.timeout(90_000);
+  this.timeout(90_000 + KILLS * 3000);
   let bed: Bed;
 
   before(async () => {

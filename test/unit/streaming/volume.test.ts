@@ -12,12 +12,12 @@ import { createStreamingServer } from '../../../src/streaming/server.ts';
 import { SpdyClient } from '../../lib/spdy-client.ts';
 import { SpdyCommand, until, WsCommand } from './clients.ts';
 import { FakeRuntime } from './fake-runtime.ts';
+import { size } from '../../lib/size.ts';
 
 const MIB = 1 << 20;
-/** GANTRY_STREAM_MIB=1024 for a long run. */
-const SIZE_MIB = Number(process.env['GANTRY_STREAM_MIB'] ?? 64);
-/** GANTRY_STREAM_SESSIONS=10000 for a long run; each costs two descriptors here, as the client is in this process too. */
-const SESSIONS = Number(process.env['GANTRY_STREAM_SESSIONS'] ?? 500);
+const SIZE_MIB = size('STREAM_MIB', 64, 1024);
+/** Each costs two descriptors here, as the client is in this process too. */
+const SESSIONS = size('STREAM_SESSIONS', 500, 10_000);
 const SLOW_MS = 600_000;
 
 const BLOCK = Buffer.from(Array.from({ length: 65_536 }, (_, i) => (i * 31 + (i >> 8)) % 256));

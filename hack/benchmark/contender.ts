@@ -26,8 +26,14 @@ export interface Contender {
 export const PAUSE_IMAGE = 'images.test/pause:1';
 const START_TIMEOUT_MS = 30_000;
 
-export async function startGantry(mirrors: Readonly<Record<string, string>>, flags: readonly string[]): Promise<Contender> {
-  const gantry = new Gantry({ subnet: 1, mirrors, flags: ['--pause-image', PAUSE_IMAGE, '--log-level', 'info', ...flags] });
+/** Its directories are made in `parent`. */
+export async function startGantry(
+  mirrors: Readonly<Record<string, string>>,
+  flags: readonly string[],
+  parent = tmpdir(),
+): Promise<Contender> {
+  const dir = mkdtempSync(join(parent, 'gantry-'));
+  const gantry = new Gantry({ dir, subnet: 1, mirrors, flags: ['--pause-image', PAUSE_IMAGE, '--log-level', 'info', ...flags] });
   await gantry.start();
   const { runtimeVersion } = await gantry.cri.runtime('version', {});
   return {
@@ -48,11 +54,11 @@ export async function startGantry(mirrors: Readonly<Record<string, string>>, fla
   };
 }
 
-/** containerd of this machine, with the CRI plugin's own defaults but for directories, pause image and the same conflist, runtime and mirrors. */
-export async function startContainerd(mirrors: Readonly<Record<string, string>>): Promise<Contender> {
+/** containerd of this machine, with the CRI plugin's own defaults but for directories (made in `parent`), pause image and the same conflist, runtime and mirrors. */
+export async function startContainerd(mirrors: Readonly<Record<string, string>>, parent = tmpdir()): Promise<Contender> {
   const program = findProgram('containerd');
   if (program === undefined) throw new Error('no containerd: run hack/install bench');
-  const dir = mkdtempSync(join(tmpdir(), 'peer-'));
+  const dir = mkdtempSync(join(parent, 'peer-'));
   const paths = {
     conf: join(dir, 'net.d'),
     certs: join(dir, 'certs.d'),

@@ -2,14 +2,14 @@
  * hack/bench: one CRI workload against Gantry and a peer, in turns on one machine, with the same OCI runtime, conflist and image. What counts is the ratio of
  * the medians in one run; milliseconds of two runs don't compare.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
-import { loadavg } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { removeCgroup } from '../../src/os/cgroup.ts';
 import { demoImage, demoPause } from '../images/demo.ts';
 import { serveImages } from '../images/registry.ts';
 import type { Contender } from './contender.ts';
 import { PAUSE_IMAGE, startContainerd, startGantry } from './contender.ts';
+import { Disturbance, warn, warnBefore } from './disturbance.ts';
 import { RawPods } from './floor.ts';
 import { ROWS } from './rows.ts';
 import type { Bench } from './rows.ts';
@@ -18,6 +18,7 @@ import { rowOf, Samples, table } from './samples.ts';
 import { IMAGE } from './workload.ts';
 
 const USAGE = `usage: hack/bench [--peer containerd|none] [--rounds N] [--only ROW]... [--json FILE]
+       hack/bench images [--help]
 rows: ${ROWS.map(({ name }) => name).join(' ')}
 `;
 
@@ -37,27 +38,8 @@ if (values.help || !['containerd', 'none'].includes(values.peer) || !(rounds >= 
   process.exit(values.help ? 0 : 2);
 }
 
-/** Jiffies of all cores that ran something, and of all. */
-function cpu(): { busy: number; all: number } {
-  const fields = (/^cpu +(.*)$/m.exec(readFileSync('/proc/stat', 'utf8'))?.[1] ?? '').split(' ').map(Number);
-  const all = fields.reduce((sum, field) => sum + field, 0);
-  return { busy: all - (fields[3] ?? 0) - (fields[4] ?? 0), all };
-}
-
-/** Who else uses the machine falsifies what is measured: seen before the run, when nothing of ours runs. */
-async function disturbance(): Promise<number> {
-  const before = cpu();
-  await new Promise((resolve) => setTimeout(resolve, 2000));
-  const after = cpu();
-  return (after.busy - before.busy) / Math.max(1, after.all - before.all);
-}
-
-const busy = await disturbance();
-if (busy > 0.1)
-  console.log(
-    `DISTURBED: other processes use ${Math.round(busy * 100)} % of the CPUs (load ${loadavg()[0]?.toFixed(1)}): don't trust these figures`,
-  );
-
+await warnBefore();
+const watch = new Disturbance();
 const image = await demoImage();
 const registry = await serveImages(
   new Map([
@@ -94,4 +76,5 @@ try {
   await registry[Symbol.asyncDispose]();
 }
 console.log(`\n${table(results, values.peer)}`);
+warn(watch.others(), 'during the run');
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify({ rows: results }, undefined, 2)}\n`);

@@ -24,7 +24,7 @@ export interface Layer {
 export const digestOf = (data: Buffer | string): string => `sha256:${createHash('sha256').update(data).digest('hex')}`;
 
 /** The same entries give the same bytes. */
-export async function layerOf(entries: readonly Entry[], compression: Compression = 'gzip'): Promise<Layer> {
+export async function layerOf(entries: Iterable<Entry>, compression: Compression = 'gzip'): Promise<Layer> {
   const tar = pack();
   const made = new Set<string>();
   for (const entry of entries) {

@@ -38,6 +38,14 @@ describe('metrics', () => {
     expect(await metrics.text()).to.not.include('notReady');
   });
 
+  it('an event loop that is in time has no delay', async () => {
+    await metrics.text();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const median = /^gantry_event_loop_delay_seconds\{quantile="0.5"\} (\S+)$/m.exec(await metrics.text())?.[1];
+    // Node's own figure has the 10 ms between two looks in it.
+    expect(Number(median)).to.be.within(0, 0.0099);
+  });
+
   it('are served to GET /metrics and nobody else', async () => {
     await using server = await metrics.serve('127.0.0.1', 0);
     const url = `http://127.0.0.1:${server.port}`;

@@ -1,0 +1,65 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Contender } from '../contender.ts';
+import { Disturbance } from '../disturbance.ts';
+import type { Row } from '../samples.ts';
+import { rowOf, Samples } from '../samples.ts';
+import { floorMs } from './floor.ts';
+import type { StoredImage } from './shelf.ts';
+import { fileCount, probed, pull, removeImages, settle, stallMs } from './turn.ts';
+
+export interface PullBench {
+  readonly contenders: readonly Contender[];
+  readonly peer: string;
+  readonly rounds: number;
+  /** Where contenders and floor write. */
+  readonly run: string;
+  /** Of the registry. */
+  readonly storage: string;
+  /** host:port. */
+  readonly registry: string;
+  /** Of Gantry. */
+  readonly metricsPort: number;
+}
+
+export interface PullRow extends Row {
+  /** Part of the CPUs, 0 to 1, that others used in the worst turn. */
+  readonly others: number;
+}
+
+/** Longer than the daemon takes to begin a new measurement of its event loop. */
+const BEGIN_MS = 100;
+
+/** Cold: nothing of the image is there. Warm: another image with the same layers is. Every round each contender and the floor, in another order each time. */
+export async function pullRows(name: string, image: StoredImage, bench: PullBench): Promise<PullRow[]> {
+  const { contenders, run, storage, rounds, peer } = bench;
+  const [cold, warm, list, stall] = [new Samples(), new Samples(), new Samples(), new Samples()];
+  const turn = async (who: Contender): Promise<void> => {
+    const [one, two] = [1, 2].map((tag) => `images.test/${name}:${tag}`) as [string, string];
+    const before = fileCount(who.dir);
+    settle(run, storage);
+    if (who.name === 'gantry') await stallMs(bench.metricsPort);
+    await sleep(BEGIN_MS);
+    list.add(who.name, await probed(who, async () => cold.add(who.name, await pull(who, one))));
+    if (who.name === 'gantry') stall.add(who.name, await stallMs(bench.metricsPort));
+    settle(run, storage);
+    warm.add(who.name, await pull(who, two));
+    await removeImages(who, [two, one], before);
+  };
+  const floor = async (): Promise<void> => {
+    const repository = `http://${bench.registry}/v2/${name}`;
+    settle(run, storage);
+    cold.add('floor', await floorMs(repository, image.layers, run));
+    warm.add('floor', await floorMs(repository, [image.top], run));
+  };
+  let others = 0;
+  for (let round = 0; round < rounds; round++) {
+    const turns = [...contenders.map((who) => () => turn(who)), floor];
+    for (const take of round % 2 === 0 ? turns : turns.toReversed()) {
+      const watch = new Disturbance();
+      await take();
+      others = Math.max(others, watch.others());
+    }
+  }
+  const all = { '': cold, '-warm': warm, '-list-p99': list, '-stall': stall };
+  return Object.entries(all).map(([suffix, samples]) => ({ ...rowOf(`pull-${name}${suffix}`, 'ms', samples, peer), others }));
+}

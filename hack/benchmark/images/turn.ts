@@ -1,0 +1,63 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { Contender } from '../contender.ts';
+import { timed } from '../workload.ts';
+
+const PROBER = fileURLToPath(new URL('./prober.ts', import.meta.url));
+const PULL_TIMEOUT_MS = 900_000;
+const EMPTY_TIMEOUT_MS = 120_000;
+/** Directories and the like that a removed image may leave. */
+const LEFTOVER_FILES = 50;
+
+/** Milliseconds until the image is ready to run. */
+export const pull = (who: Contender, image: string): Promise<number> =>
+  timed(() => who.cri.image('pullImage', { image: { image } }, PULL_TIMEOUT_MS));
+
+/** `during` with ListContainers being asked by another process; resolves to the 99th percentile of its answers in milliseconds. */
+export async function probed(who: Contender, during: () => Promise<unknown>): Promise<number> {
+  const child = spawn(process.execPath, [PROBER, who.cri.socket], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const ended = once(child, 'exit');
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  try {
+    if ((await lines.next()).value !== 'ready') throw new Error('the prober did not start');
+    await during();
+    child.stdin.end();
+    const latencies = (JSON.parse(String((await lines.next()).value)) as number[]).sort((a, b) => a - b);
+    return latencies[Math.floor(latencies.length * 0.99)] ?? 0;
+  } finally {
+    child.stdin.end();
+    await ended;
+  }
+}
+
+/** Longest stall of Gantry's event loop since this was asked last, in milliseconds. */
+export async function stallMs(metricsPort: number): Promise<number> {
+  const text = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text();
+  const seconds = /^gantry_event_loop_delay_seconds\{quantile="1"\} (\S+)$/m.exec(text)?.[1];
+  if (seconds === undefined) throw new Error('Gantry tells no delay of its event loop');
+  return Number(seconds) * 1000;
+}
+
+/** Files below a directory, on its own filesystem; some may be on their way out, which `find` takes for an error. */
+export const fileCount = (dir: string): number => spawnSync('find', [dir, '-xdev', '-printf', 'x'], { maxBuffer: 64 << 20 }).stdout.length;
+
+/** Removes images; resolves when their files are gone too, of which there were `before` without them. */
+export async function removeImages(who: Contender, images: readonly string[], before: number): Promise<void> {
+  for (const image of images) await who.cri.image('removeImage', { image: { image } }, PULL_TIMEOUT_MS);
+  const untilMs = Date.now() + EMPTY_TIMEOUT_MS;
+  while (fileCount(who.dir) > before + LEFTOVER_FILES) {
+    if (Date.now() > untilMs) throw new Error(`${who.name} keeps files of removed images: ${fileCount(who.dir)}, ${before} without them`);
+    await sleep(100);
+  }
+}
+
+/** Nobody's turn starts with files in the page cache that it reads from disk, or with writes of who was before: of these files and filesystem only. */
+export function settle(dir: string, storage: string): void {
+  execFileSync('sync', ['-f', dir]);
+  // POSIX_FADV_DONTNEED for the whole file, in dd's words.
+  const drop = ['-exec', 'dd', 'if={}', 'iflag=nocache', 'count=0', 'status=none', ';'];
+  execFileSync('find', [storage, '-name', 'data', '-type', 'f', ...drop]);
+}

@@ -95,7 +95,8 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
 
   const facts = await daemonFacts();
   const selinux = await selinuxDefaults();
-  if (facts.selinux && selinux === undefined) log.warn('SELinux is on, but its policy has no contexts/lxc_contexts: nothing is labelled');
+  if (facts.selinux && selinux === undefined)
+    log.warn('SELinux is on, but its policy has no labels for containers (contexts/lxc_contexts): nothing is labelled');
   const containers: ContainerDeps = {
     ...shared,
     facts,

@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
@@ -21,16 +22,29 @@ export interface SelinuxOptions {
   readonly level: string;
 }
 
+const SELINUXFS = '/sys/fs/selinux';
+
 /**
- * The labels that this machine's policy has for containers (`contexts/lxc_contexts`). undefined: the kernel has no SELinux, or the policy knows no containers, and
- * then nothing is labelled: an unknown type would only keep every container from starting.
+ * The labels that this machine's policy has for containers (`contexts/lxc_contexts`). undefined: the kernel has no SELinux, or the policy knows no containers
+ * (Debian's names labels whose types it lacks), and then nothing is labelled: an unknown type would only keep every container from starting.
  */
 export async function selinuxDefaults(options: { etc?: string; fs?: string } = {}): Promise<SelinuxLabels | undefined> {
-  const { etc = '/etc/selinux', fs = '/sys/fs/selinux' } = options;
+  const { etc = '/etc/selinux', fs = SELINUXFS } = options;
   const read = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
   if ((await read(join(fs, 'enforce'))) === '') return undefined;
   const policy = /^\s*SELINUXTYPE\s*=\s*([\w-]+)\s*$/m.exec(await read(join(etc, 'config')))?.[1] ?? 'targeted';
-  return parseContexts(await read(join(etc, policy, 'contexts/lxc_contexts')));
+  const labels = parseContexts(await read(join(etc, policy, 'contexts/lxc_contexts')));
+  return labels !== undefined && knowsLabel(labels.process, fs) && knowsLabel(labels.mount, fs) ? labels : undefined;
+}
+
+/** Is it a label of the policy that is loaded? */
+export function knowsLabel(label: string, fs = SELINUXFS): boolean {
+  try {
+    writeFileSync(join(fs, 'context'), `${label}\0`, { flag: 'r+' });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** `process = "..."` and `file = "..."`; other lines are of no concern here. */

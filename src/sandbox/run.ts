@@ -118,6 +118,6 @@ function newRecord(deps: SandboxDeps, config: PodSandboxConfig__Output, runtimeH
     cgroupParent,
     ownsCgroupParent: !deps.systemdCgroup && !cgroupExists(cgroupParent),
     networkBegun: false,
-    ...(deps.selinux === undefined ? {} : { selinux: podLabels(deps.selinux, config, deps.store.values()) }),
+    ...(deps.selinux === undefined ? {} : { selinux: podLabels({ selinux: deps.selinux, store: deps.store }, config) }),
   };
 }

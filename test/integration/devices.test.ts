@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -311,9 +312,10 @@ describe('devices, volumes and mounts of containers', function () {
       linux: { securityContext: { ...options.securityContext, selinuxOptions } },
     });
 
+    const hasSelinux = existsSync('/sys/fs/selinux/enforce');
+
     it('has no effect where the kernel has none, whatever labels are asked for', async function () {
-      // Where it has, the specs of critest look at them.
-      if (existsSync('/sys/fs/selinux/enforce')) this.skip();
+      if (hasSelinux) this.skip();
       const config = bed.podConfig('labelled', { linux: { securityContext: { ...options.securityContext, selinuxOptions: selinux } } });
       const labelled = await bed.runPod(config);
       const volume = join(cdiDir, 'volume');
@@ -324,6 +326,32 @@ describe('devices, volumes and mounts of containers', function () {
       const spec = readFileSync(join(bed.gantry.state, 'containers', id, 'config.json'), 'utf8');
       expect(spec).to.not.match(/selinux|mountLabel|container_t/);
       await bed.cri.runtime('removePodSandbox', { podSandboxId: labelled });
+    });
+
+    it('labels processes, their files, volumes and image volumes', async function () {
+      if (!hasSelinux) this.skip();
+      const volume = join(cdiDir, 'labelled-volume');
+      mkdirSync(join(volume, 'below'), { recursive: true });
+      const images = [DATA_IMAGE, VOLUMES_IMAGE].map((image, index) => imageMount({ containerPath: `/mnt/${index}`, image: { image } }));
+      const mounts = [{ containerPath: '/vol', hostPath: volume, selinuxRelabel: true }, ...images];
+      const [plain, asked, privileged] = [
+        await run(SLEEP, {}),
+        await run(SLEEP, { ...asking(selinux), mounts }),
+        await run(SLEEP, { linux: { securityContext: { ...options.securityContext, privileged: true } } }),
+      ];
+      const processOf = async (id: string): Promise<string> => (await sh(id, 'cat /proc/self/attr/current')).replace('\0', '');
+      expect(await processOf(plain)).to.match(/:system_r:container_t:s0:c\d+,c\d+$/);
+      expect(await processOf(asked)).to.equal('system_u:system_r:container_t:s0:c4,c5');
+      expect(await processOf(privileged)).to.match(/:system_r:spc_t:s0$/);
+      const filesAre = 'context="?system_u:object_r:container_file_t:s0:c4,c5"?';
+      for (const path of ['/', '/mnt/0', '/mnt/1'])
+        expect(await sh(asked, 'cat /proc/mounts')).to.match(new RegExp(`^overlay ${path} overlay \\S*${filesAre}`, 'm'));
+      expect(await sh(asked, 'cat /mnt/0/model/second /mnt/1/kept/file')).to.equal('two\nkept');
+      const labels = execFileSync('stat', ['-c', '%C', volume, join(volume, 'below')], { encoding: 'utf8' });
+      expect(labels).to.equal('system_u:object_r:container_file_t:s0:c4,c5\n'.repeat(2));
+      const etc = [{ containerPath: '/vol', hostPath: '/etc', selinuxRelabel: true }];
+      await refused({ mounts: etc }, Code.FAILED_PRECONDITION, /^config\.mounts\[0\]\.selinux_relabel: relabelling \/etc would/);
+      for (const id of [plain, asked, privileged]) await remove(id);
     });
 
     it('is refused by the field whose text is no part of a label', async () => {

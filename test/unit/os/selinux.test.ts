@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -33,6 +33,7 @@ describe('os/selinux', () => {
     it('are those of the policy that is in force', async () => {
       const files = {
         'fs/enforce': '0',
+        'fs/context': '',
         'etc/config': '# SELINUXTYPE= mls\nSELINUX=permissive\nSELINUXTYPE=mine\n',
         'etc/targeted/contexts/lxc_contexts': CONTEXTS.replaceAll('system_u', 'other_u'),
       };
@@ -40,13 +41,20 @@ describe('os/selinux', () => {
     });
 
     it('are those of targeted where no policy is named', async () => {
-      expect(await defaults({ 'fs/enforce': '1', 'etc/targeted/contexts/lxc_contexts': CONTEXTS })).to.deep.equal(LABELS);
+      expect(await defaults({ 'fs/enforce': '1', 'fs/context': '', 'etc/targeted/contexts/lxc_contexts': CONTEXTS })).to.deep.equal(LABELS);
+      expect(readFileSync(join(dir, 'fs/context'), 'utf8'), 'the kernel was asked').to.contain(`${LABELS.mount}\0`);
+    });
+
+    it('are none where the kernel does not take them: the file names types that the policy lacks', async () => {
+      mkdirSync(join(dir, 'fs'));
+      symlinkSync('/dev/full', join(dir, 'fs/context'));
+      expect(await defaults({ 'fs/enforce': '1', 'etc/targeted/contexts/lxc_contexts': CONTEXTS })).to.equal(undefined);
     });
 
     it('are none where the kernel has no SELinux, or the policy no containers', async () => {
       expect(await defaults({ 'etc/targeted/contexts/lxc_contexts': CONTEXTS })).to.equal(undefined);
       rmSync(join(dir, 'etc'), { recursive: true });
-      expect(await defaults({ 'fs/enforce': '1' })).to.equal(undefined);
+      expect(await defaults({ 'fs/enforce': '1', 'fs/context': '' })).to.equal(undefined);
       expect(parseContexts('process = "a:b:c:s0"\n# file = "a:b:c:s0"\n')).to.equal(undefined);
     });
   });

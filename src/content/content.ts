@@ -1,3 +1,4 @@
+import type { MessagePort } from 'node:worker_threads';
 import type { Digest } from '../base/digest.ts';
 import type { Op } from '../base/op.ts';
 
@@ -6,14 +7,28 @@ export interface BlobInfo {
   readonly sizeBytes: number;
 }
 
+/** A blob's file while bytes are added to it: its user reads what is there. The descriptor is the user's to close, and the port too. */
+export interface GrowingFile {
+  readonly fd: number;
+  /** Tells how many bytes are there from the beginning on, now and then, the last time all. It closes before that when the file is given up. */
+  readonly port: MessagePort;
+  readonly sizeBytes: number;
+}
+
 /**
  * Write side of one blob: bytes go to an ingest file; `commit` verifies size and digest, makes the data durable (R8), and only then
  * gives it its name. Disposing an uncommitted ingest removes it.
  */
 export interface Ingest extends AsyncDisposable {
-  write(chunk: Uint8Array): Promise<void>;
+  /**
+   * The blob's bytes from `at` on: in any order, each once. Resolves when there is room for more. `chunk` is the ingest's from now on. dataLoss beyond the
+   * blob's size.
+   */
+  write(chunk: Uint8Array, at: number): Promise<void>;
   /** Idempotent when the blob is there already. dataLoss if digest or size differ. */
   commit(op: Op): Promise<BlobInfo>;
+  /** For one reader, who sees bytes that nobody has verified; undefined for a blob that is too small to be worth it. */
+  follow(): GrowingFile | undefined;
 }
 
 /** Content-addressed blobs (compressed layers, configs, manifests). Blobs never change; readers need no lock. */
@@ -24,8 +39,8 @@ export interface ContentStore {
   path(digest: Digest): string;
   /** Whole blob, for small JSON documents. notFound; resourceExhausted above maxBytes. */
   read(digest: Digest, maxBytes: number): Promise<Buffer>;
-  /** Opens an ingest; a stale one of the same digest is discarded. */
-  ingest(expected: { digest: Digest; sizeBytes?: number }): Promise<Ingest>;
+  /** Opens an ingest; others of the same digest are none of its business. */
+  ingest(expected: BlobInfo): Promise<Ingest>;
   list(): AsyncIterable<BlobInfo>;
   /** Missing is ok. Works on a full disk (R11). */
   remove(digest: Digest): Promise<void>;

@@ -1,6 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { openSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Digest } from '../base/digest.ts';
 import { hexOf, isDigest } from '../base/digest.ts';
@@ -8,7 +10,12 @@ import { ClassifiedError, errnoOf, notFound } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import { syncDir } from '../os/atomic-file.ts';
-import type { BlobInfo, ContentStore, Ingest } from './content.ts';
+import { Threads } from '../os/threads.ts';
+import { BlobThread } from './blob-thread.ts';
+import type { BlobInfo, ContentStore, GrowingFile, Ingest } from './content.ts';
+
+/** Hashed in less than a millisecond or two: not worth a thread. */
+const SMALL_BYTES = 1 << 20;
 
 /** Blobs as files `<root>/blobs/sha256/<hex>`; what is being written lies in `<root>/ingest`, which is emptied at the start. */
 export async function createLocalContent(root: string): Promise<ContentStore> {
@@ -17,6 +24,7 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
   await mkdir(blobs, { recursive: true, mode: 0o700 });
   await rm(ingests, { recursive: true, force: true });
   await mkdir(ingests, { recursive: true, mode: 0o700 });
+  const threads = new Threads(new URL('./blob-worker', import.meta.url), availableParallelism());
   const pathOf = (digest: Digest): string => join(blobs, hexOf(digest));
 
   const info = async (digest: Digest): Promise<BlobInfo | undefined> => {
@@ -41,7 +49,9 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
     },
     async ingest(expected) {
       const path = join(ingests, `${hexOf(expected.digest)}.${randomBytes(4).toString('hex')}`);
-      return new FileIngest(await open(path, 'wx', 0o600), { path, blob: pathOf(expected.digest), blobs, ...expected });
+      const target = { path, blob: pathOf(expected.digest), blobs, ...expected };
+      if (expected.sizeBytes <= SMALL_BYTES) return new SmallIngest(target);
+      return new FileIngest(await open(path, 'wx+', 0o600), target, threads);
     },
     async *list() {
       for (const name of await readdir(blobs)) {
@@ -54,53 +64,107 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
   };
 }
 
-interface Target {
+interface Target extends BlobInfo {
+  /** Of the ingest. */
   readonly path: string;
   readonly blob: string;
   readonly blobs: string;
-  readonly digest: Digest;
-  readonly sizeBytes?: number;
+}
+
+/** What both kinds of ingest do in the end: the file is whole, and gets its name. */
+async function publish(file: FileHandle, { path, blob, blobs }: Target): Promise<void> {
+  await file.sync();
+  await file.close();
+  await rename(path, blob);
+  await syncDir(blobs);
+}
+
+function verify({ digest, sizeBytes }: BlobInfo, actual: { sha256: string; sizeBytes: number }): void {
+  if (actual.sizeBytes !== sizeBytes)
+    throw new ClassifiedError('dataLoss', `blob ${digest} has ${actual.sizeBytes} bytes, it should have ${sizeBytes}`);
+  if (`sha256:${actual.sha256}` !== digest) throw new ClassifiedError('dataLoss', `blob ${digest}: its content is sha256:${actual.sha256}`);
+}
+
+const tooLong = ({ digest, sizeBytes }: BlobInfo): ClassifiedError =>
+  new ClassifiedError('dataLoss', `blob ${digest} is longer than the ${sizeBytes} bytes it should have`);
+
+/** Of a document or a small layer: kept in memory until it is whole. */
+class SmallIngest implements Ingest {
+  readonly #target: Target;
+  readonly #bytes: Buffer;
+  #written = 0;
+  #file: FileHandle | undefined;
+  #done = false;
+
+  constructor(target: Target) {
+    this.#target = target;
+    this.#bytes = Buffer.alloc(target.sizeBytes);
+  }
+
+  async write(chunk: Uint8Array, at: number): Promise<void> {
+    if (at + chunk.length > this.#bytes.length) throw tooLong(this.#target);
+    this.#bytes.set(chunk, at);
+    this.#written += chunk.length;
+  }
+
+  follow(): undefined {
+    return undefined;
+  }
+
+  async commit(op: Op): Promise<BlobInfo> {
+    throwIfOver(op);
+    const { path, digest, sizeBytes } = this.#target;
+    verify(this.#target, { sha256: createHash('sha256').update(this.#bytes).digest('hex'), sizeBytes: this.#written });
+    this.#file = await open(path, 'wx', 0o600);
+    await this.#file.writeFile(this.#bytes);
+    await publish(this.#file, this.#target);
+    this.#done = true;
+    return { digest, sizeBytes };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#done || this.#file === undefined) return;
+    this.#done = true;
+    await this.#file.close().catch(() => undefined);
+    await rm(this.#target.path, { force: true });
+  }
 }
 
 class FileIngest implements Ingest {
   readonly #file: FileHandle;
   readonly #target: Target;
-  readonly #hash = createHash('sha256');
-  #sizeBytes = 0;
+  readonly #thread: BlobThread;
   #done = false;
 
-  constructor(file: FileHandle, target: Target) {
+  constructor(file: FileHandle, target: Target, threads: Threads) {
     this.#file = file;
     this.#target = target;
+    this.#thread = new BlobThread(threads, { fd: file.fd, sizeBytes: target.sizeBytes });
   }
 
-  async write(chunk: Uint8Array): Promise<void> {
-    this.#sizeBytes += chunk.length;
-    const { sizeBytes, digest } = this.#target;
-    if (sizeBytes !== undefined && this.#sizeBytes > sizeBytes)
-      throw new ClassifiedError('dataLoss', `blob ${digest} is longer than the ${sizeBytes} bytes it should have`);
-    this.#hash.update(chunk);
-    await this.#file.writeFile(chunk);
+  async write(chunk: Uint8Array, at: number): Promise<void> {
+    if (at + chunk.length > this.#target.sizeBytes) throw tooLong(this.#target);
+    await this.#thread.write(chunk, at);
+  }
+
+  follow(): GrowingFile {
+    return { fd: openSync(this.#target.path, 'r'), port: this.#thread.follow(), sizeBytes: this.#target.sizeBytes };
   }
 
   async commit(op: Op): Promise<BlobInfo> {
     throwIfOver(op);
-    const { digest, sizeBytes, path, blob, blobs } = this.#target;
-    if (sizeBytes !== undefined && this.#sizeBytes !== sizeBytes)
-      throw new ClassifiedError('dataLoss', `blob ${digest} has ${this.#sizeBytes} bytes, it should have ${sizeBytes}`);
-    const actual = `sha256:${this.#hash.digest('hex')}`;
-    if (actual !== digest) throw new ClassifiedError('dataLoss', `blob ${digest}: its content is ${actual}`);
-    await this.#file.sync();
-    await this.#file.close();
-    await rename(path, blob);
-    await syncDir(blobs);
+    const { digest, sizeBytes } = this.#target;
+    verify(this.#target, await this.#thread.end());
+    await publish(this.#file, this.#target);
     this.#done = true;
-    return { digest, sizeBytes: this.#sizeBytes };
+    return { digest, sizeBytes };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#done) return;
     this.#done = true;
+    // It writes to the file's descriptor until then.
+    await this.#thread.end().catch(() => undefined);
     await this.#file.close().catch(() => undefined);
     await rm(this.#target.path, { force: true });
   }

@@ -12,6 +12,7 @@ import type { Credentials } from '../registry/auth.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import { collectGarbage } from './gc.ts';
 import type { AuthConfig, Images } from './image.ts';
+import { watchLoop } from './loop-stalls.ts';
 import { MAX_DOCUMENT_BYTES } from './manifest.ts';
 import { pullImage } from './pull.ts';
 import { Progress } from './progress.ts';
@@ -114,10 +115,17 @@ export async function createImages(options: {
 /** Says what a pull brought, layer by layer, and how long it took. */
 async function logged<T>(op: Op, { image, layers }: TrackedPull, pulled: Promise<T>): Promise<T> {
   const startedAtMs = Date.now();
+  using loop = watchLoop();
   const result = await pulled;
   const sizes = layers.map(({ digest, sizeBytes }) => `${digest.slice(0, 19)} ${sizeBytes}`);
   op.log.info(
-    { image, totalMs: Date.now() - startedAtMs, sizeBytes: layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0), layers: sizes },
+    {
+      image,
+      totalMs: Date.now() - startedAtMs,
+      eventLoopStallMs: loop.maxStallMs(),
+      sizeBytes: layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+      layers: sizes,
+    },
     'pulled',
   );
   return result;

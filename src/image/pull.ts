@@ -176,8 +176,9 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, blob:
     deps.progress.fetched(blob.digest, bytes);
     return {
       write: async (chunk) => {
-        await begun.write(chunk);
-        deps.progress.fetched(blob.digest, (bytes += chunk.length));
+        const { length } = chunk;
+        await begun.write(chunk, bytes);
+        deps.progress.fetched(blob.digest, (bytes += length));
       },
       commit: () => begun.commit(op),
     };
@@ -187,6 +188,6 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, blob:
 async function storeDocument(deps: PullDeps, op: Op, { digest, bytes }: Document): Promise<void> {
   if (await deps.content.has(digest)) return;
   await using ingest = await deps.content.ingest({ digest, sizeBytes: bytes.length });
-  await ingest.write(bytes);
+  await ingest.write(bytes, 0);
   await ingest.commit(op);
 }

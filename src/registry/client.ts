@@ -20,6 +20,7 @@ export interface Document {
 
 /** Takes one blob from one host: `write` in order, then `commit`, which verifies. */
 export interface BlobSink {
+  /** The chunk is the sink's from now on. */
   write(chunk: Uint8Array): Promise<void>;
   /** dataLoss when it is not the blob that was asked for. */
   commit(): Promise<unknown>;
@@ -88,8 +89,9 @@ export class RepositoryClient {
           at = 0;
         }
         for await (const chunk of stallGuarded(response, op, this.#stallMs)) {
+          const { length } = chunk;
           await sink.write(chunk);
-          at += chunk.length;
+          at += length;
         }
         if (at < blob.sizeBytes)
           throw new ClassifiedError('unavailable', `blob ${blob.digest}: the connection ended after ${at} of ${blob.sizeBytes} bytes`);

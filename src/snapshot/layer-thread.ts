@@ -1,27 +1,48 @@
-import { Worker } from 'node:worker_threads';
+import { availableParallelism } from 'node:os';
+import type { MessagePort, Transferable } from 'node:worker_threads';
+import { Threads } from '../os/threads.ts';
 
 /** A thread for one job: how it ends. Descriptors of the job are the starter's to close, but not before `ended`. */
 export interface LayerThread<Reply> {
   /** Its one message; undefined when it ended without. Rejects with what it threw. */
   readonly reply: Promise<Reply | undefined>;
+  /** It does nothing for this job any more. */
   readonly ended: Promise<void>;
   stop(): void;
 }
 
-/** `script`: the worker's module, without extension. */
-export function startLayerThread<Reply>(script: URL, workerData: unknown): LayerThread<Reply> {
-  const worker = new Worker(new URL(`${script.href}.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`), {
-    workerData,
-    resourceLimits: { maxYoungGenerationSizeMb: 4 },
-    trackUnmanagedFds: false,
-    // Flags for the main script are none of its business.
-    execArgv: [],
-  });
+const pools = new Map<string, Threads>();
+
+/** `script`: the worker's module, without extension. Threads whose job succeeded do others after it. */
+export function startLayerThread<Reply extends object>(
+  script: URL,
+  job: unknown,
+  transfer: readonly Transferable[] = [],
+): LayerThread<Reply> {
+  let pool = pools.get(script.href);
+  if (pool === undefined) pools.set(script.href, (pool = new Threads(script, availableParallelism())));
+  const thread = pool.take();
   const { promise, resolve, reject } = Promise.withResolvers<Reply | undefined>();
   promise.catch(() => undefined);
-  worker.once('message', resolve);
-  worker.once('error', reject);
-  const ended = new Promise<void>((done) => worker.once('exit', () => done()));
-  void ended.then(() => resolve(undefined));
-  return { reply: promise, ended, stop: () => void worker.terminate() };
+  const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+  let isOver = false;
+  thread.listen((reply) => {
+    resolve(reply as Reply);
+    if ('error' in (reply as Reply)) return thread.stop();
+    isOver = true;
+    thread.release();
+    end();
+  });
+  void thread.ended.then((error) => {
+    if (error === undefined) resolve(undefined);
+    else reject(error);
+    end();
+  });
+  thread.post(job, transfer);
+  return { reply: promise, ended, stop: () => (isOver ? undefined : thread.stop()) };
+}
+
+/** The other side: what a thread's module does with its jobs. `work` never rejects. */
+export function doLayerJobs<Job>(port: MessagePort | null, work: (job: Job) => Promise<object>): void {
+  port?.on('message', (job: Job) => void work(job).then((reply) => port.postMessage(reply)));
 }

@@ -1,17 +1,16 @@
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { messageOf } from '../../base/errors.ts';
+import { doLayerJobs } from '../layer-thread.ts';
 import { streamErrorKind } from '../plain-stream.ts';
 import type { IndexJob, IndexReply } from './index-job.ts';
 import { indexLayer } from './index-job.ts';
 
-// One thread for as long as one layer is stored and indexed.
+// A thread that stores and indexes one layer at a time.
 
-async function work(): Promise<IndexReply> {
+doLayerJobs(parentPort, async (job: IndexJob): Promise<IndexReply> => {
   try {
-    return await indexLayer(workerData as IndexJob);
+    return await indexLayer(job);
   } catch (error) {
     return { error: messageOf(error), kind: streamErrorKind(error) };
   }
-}
-
-parentPort?.postMessage(await work());
+});

@@ -192,7 +192,7 @@ describe('image/store and content', () => {
     const op = newOp('t');
     const put = async (bytes: string, sizeBytes: number): Promise<void> => {
       await using ingest = await content.ingest({ digest, sizeBytes });
-      await ingest.write(Buffer.from(bytes));
+      await ingest.write(Buffer.from(bytes), 0);
       await ingest.commit(op);
     };
     for (const [bytes, size] of [

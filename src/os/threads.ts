@@ -1,0 +1,83 @@
+import { Worker } from 'node:worker_threads';
+import type { Transferable } from 'node:worker_threads';
+
+/** A thread at work for one user. It has to go back by `release` or to be ended by `stop`. */
+export interface Thread {
+  post(message: unknown, transfer?: readonly Transferable[]): void;
+  /** Its messages from now on; one listener at a time. */
+  listen(listener: (message: unknown) => void): void;
+  /** Resolves when it is gone, with what it threw, if it did. */
+  readonly ended: Promise<Error | undefined>;
+  /** It waits for somebody's next job. Not after a failure: work that it began may still be under way. */
+  release(): void;
+  /** Descriptors that it was given may be closed once `ended` resolves. */
+  stop(): void;
+}
+
+/** To begin one takes as long as reading some megabytes: they are kept this long for what comes next. */
+const IDLE_MS = 2_000;
+
+interface Kept {
+  readonly worker: Worker;
+  readonly ended: Promise<Error | undefined>;
+  timer?: NodeJS.Timeout;
+}
+
+/** Threads of one module that take one job after another, and end when there is none. How many there are is up to those who ask. */
+export class Threads {
+  readonly #script: URL;
+  readonly #maxIdle: number;
+  readonly #idle: Kept[] = [];
+
+  /** `script`: the module, without extension. */
+  constructor(script: URL, maxIdle: number) {
+    this.#script = new URL(`${script.href}.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`);
+    this.#maxIdle = maxIdle;
+  }
+
+  take(): Thread {
+    const kept = this.#idle.pop() ?? this.#begin();
+    const { worker, ended } = kept;
+    clearTimeout(kept.timer);
+    worker.ref();
+    return {
+      ended,
+      post: (message, transfer = []) => worker.postMessage(message, transfer),
+      listen: (listener) => void worker.removeAllListeners('message').on('message', listener),
+      stop: () => void worker.terminate(),
+      release: () => this.#keep(kept),
+    };
+  }
+
+  #begin(): Kept {
+    const worker = new Worker(this.#script, {
+      resourceLimits: { maxYoungGenerationSizeMb: 4 },
+      trackUnmanagedFds: false,
+      // Flags for the main script are none of its business.
+      execArgv: [],
+    });
+    let failure: Error | undefined;
+    worker.once('error', (error: Error) => (failure = error));
+    const ended = new Promise<Error | undefined>((resolve) => worker.once('exit', () => resolve(failure)));
+    const kept = { worker, ended };
+    void ended.then(() => this.#forget(kept));
+    return kept;
+  }
+
+  #keep(kept: Kept): void {
+    kept.worker.removeAllListeners('message');
+    kept.worker.unref();
+    if (this.#idle.length >= this.#maxIdle) return void kept.worker.terminate();
+    this.#idle.push(kept);
+    kept.timer = setTimeout(() => {
+      this.#forget(kept);
+      void kept.worker.terminate();
+    }, IDLE_MS).unref();
+  }
+
+  #forget(kept: Kept): void {
+    clearTimeout(kept.timer);
+    const at = this.#idle.indexOf(kept);
+    if (at >= 0) this.#idle.splice(at, 1);
+  }
+}

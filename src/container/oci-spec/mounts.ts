@@ -1,4 +1,3 @@
-import type { CgroupMode } from '../../os/cgroup.ts';
 import type { IdMapping } from '../../os/user-namespace.ts';
 import type { OciIdMapping, OciMount } from './spec-types.ts';
 
@@ -25,10 +24,9 @@ export interface MountsInput {
   readonly hostNetwork: boolean;
   /** The container is in a user namespace. */
   readonly ownUsers: boolean;
-  readonly cgroupMode: CgroupMode;
 }
 
-const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs, hostNetwork, ownUsers }: MountsInput): OciMount[] => {
+const defaults = ({ privileged, podFiles, readonlyRootfs, hostNetwork, ownUsers }: MountsInput): OciMount[] => {
   const access = privileged ? 'rw' : 'ro';
   const fileAccess = readonlyRootfs ? 'ro' : 'rw';
   const shm: OciMount =
@@ -37,7 +35,8 @@ const defaults = ({ privileged, podFiles, cgroupMode, readonlyRootfs, hostNetwor
       : { destination: '/dev/shm', type: 'bind', source: podFiles.shm, options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'rw'] };
   const cgroup: OciMount = {
     destination: '/sys/fs/cgroup',
-    type: cgroupMode === 'v2' ? 'cgroup2' : 'cgroup',
+    // With v2 as well: runc gives every type that it does not know, cgroup2 too, an SELinux label, which the kernel refuses of a hierarchy that is mounted.
+    type: 'cgroup',
     source: 'cgroup',
     options: ['nosuid', 'noexec', 'nodev', 'relatime', access],
   };

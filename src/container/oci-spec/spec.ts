@@ -106,7 +106,6 @@ export function buildSpec(input: SpecInput): OciSpec {
       readonlyRootfs,
       hostNetwork: input.namespaces.network === 'host',
       ownUsers: input.userNamespace !== undefined,
-      cgroupMode: daemon.cgroupMode,
     }),
     annotations: input.annotations,
     linux: {

@@ -109,7 +109,6 @@ describe('container/oci-spec', () => {
       readonlyRootfs: false,
       hostNetwork: false,
       ownUsers: false,
-      cgroupMode: 'v2',
     };
     const mount = (containerPath: string): MountsInput['mounts'][number] => ({
       containerPath,
@@ -123,7 +122,7 @@ describe('container/oci-spec', () => {
     const order = mounts.map(({ destination }) => destination);
     expect(order.indexOf('/data')).to.be.lessThan(order.indexOf('/data/sub/x'));
     expect(mounts.find(({ destination }) => destination === '/data')?.options).to.deep.equal(['rbind', 'rslave', 'ro']);
-    expect(mounts.find(({ destination }) => destination === '/sys/fs/cgroup')?.type).to.equal('cgroup2');
+    expect(mounts.find(({ destination }) => destination === '/sys/fs/cgroup')?.type).to.equal('cgroup');
   });
 
   it('joins the user namespace of the pod, with its mappings, and hands those of volumes to the runtime', () => {

@@ -40,6 +40,7 @@ import { RecordStore } from './os/record-store.ts';
 import { createHandlers } from './runtime/handlers.ts';
 import type { SandboxDeps } from './sandbox/deps.ts';
 import { findPodSandbox } from './sandbox/list.ts';
+import { WarmPool } from './sandbox/pool.ts';
 import { connectToPod } from './sandbox/port-forward.ts';
 import type { PodSandboxRecord } from './sandbox/record.ts';
 import { recoverPodSandboxes } from './sandbox/recover.ts';
@@ -113,12 +114,17 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     sandbox: (id) => findPodSandbox(sandboxes, id),
     emit: tell.container,
   };
+  const warm = new WarmPool(() => sandboxes, {
+    limit: config.sandbox.warm,
+    busy: () => sandboxes.operations.working + containers.operations.working + containers.starts.size,
+  });
   const sandboxes: SandboxDeps = {
     ...shared,
     store: sandboxStore,
     operations: new Operations<PodSandboxRecord>(patience),
     locks: new KeyedLock(),
     network,
+    warm,
     selinux,
     containers: createPodContainers(containers),
     pause: createPauseProcess(containers, config.image.pauseImage),
@@ -159,10 +165,11 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
       cgroupDriver: config.cgroup.driver === 'systemd' ? ('SYSTEMD' as const) : ('CGROUPFS' as const),
       info: { config, cgroups: shared.cgroupMode, snapshotter: snapshotterFacts },
       inFlight: () => ({ runPodSandbox: sandboxes.operations.list(), createContainer: containers.operations.list() }),
+      warm: () => warm.status(),
       events: bus,
     },
   };
-  const metrics = config.metrics.port === 0 ? undefined : await startMetrics(config, log, services);
+  const metrics = config.metrics.port === 0 ? undefined : await startMetrics(config, log, { ...services, warm });
   if (metrics) stack.use(metrics.server);
   const server = await createCriServer({
     runtime: runtimeService(services),
@@ -172,7 +179,9 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     ...(metrics ? { observe: (call) => metrics.observe(call) } : {}),
   });
   await server.listen(config.socket);
+  warm.start();
   stack.defer(() => tasks.drain());
+  stack.defer(() => warm.close());
   stack.defer(() => server.close(SERVER_GRACE_MS));
   log.info({ socket: config.socket, root: config.root, state: config.state }, 'serving the CRI');
   sdNotify('READY=1');
@@ -206,12 +215,17 @@ function onlyInstance(dir: string): Disposable {
 }
 
 /** Loaded only when it is asked for: it would cost memory in every other daemon. */
-async function startMetrics(config: Config, log: Logger, { sandboxes, containers, images, events }: ServiceDeps) {
+async function startMetrics(
+  config: Config,
+  log: Logger,
+  { sandboxes, containers, images, events, warm }: ServiceDeps & { warm: WarmPool },
+) {
   const { Metrics } = await import('./metrics/metrics.ts');
   const metrics = new Metrics({
     inFlight: () => [...sandboxes.operations.list(), ...containers.operations.list()],
-    podStates: () => sandboxes.store.values().map(({ state }) => state),
+    podStates: () => sandboxes.store.values().flatMap(({ state }) => (state === 'warm' ? [] : [state])),
     containerStates: () => containers.store.values().map(({ state }) => state),
+    warm: () => warm.status(),
     pulls: () => images.pulls(),
     droppedEvents: () => events.dropped,
   });

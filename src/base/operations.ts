@@ -8,6 +8,8 @@ const MAX_WORK_MS = 600_000;
 interface Entry<T> {
   readonly op: Op;
   readonly result: Promise<T>;
+  /** It has a result, or has failed. */
+  isDone: boolean;
   waiters: number;
   patienceMs: number;
   timer: NodeJS.Timeout | undefined;
@@ -67,13 +69,30 @@ export class Operations<T> {
     return [...this.#entries].map(([key, { op }]) => ({ key, stage: op.span.current.stage, ageMs: op.span.ageMs }));
   }
 
+  /** How many have not come to their result yet. */
+  get working(): number {
+    return [...this.#entries.values()].filter(({ isDone }) => !isDone).length;
+  }
+
   #begin(op: Op, key: string, work: Work<T>): Entry<T> {
     const own = detached(op, MAX_WORK_MS);
     const result = (async () => work.start(own))();
-    const entry: Entry<T> = { op: own, result, waiters: 0, patienceMs: 0, timer: undefined, collected: undefined, ending: undefined };
+    const entry: Entry<T> = {
+      op: own,
+      result,
+      isDone: false,
+      waiters: 0,
+      patienceMs: 0,
+      timer: undefined,
+      collected: undefined,
+      ending: undefined,
+    };
     this.#entries.set(key, entry);
     result.then(
-      () => this.#keepForRetry(key, entry, work),
+      () => {
+        entry.isDone = true;
+        this.#keepForRetry(key, entry, work);
+      },
       () => this.#forget(key, entry),
     );
     return entry;

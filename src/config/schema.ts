@@ -52,6 +52,13 @@ export const SETTINGS: readonly Setting[] = [
     description: 'how long a network that was ready may fail its STATUS before NetworkReady is false',
   },
   {
+    key: 'sandbox.warm',
+    type: 'integer',
+    default: 8,
+    flag: 'warm-sandboxes',
+    description: 'sandboxes kept ready for pods to come, at most; each has an address of the pod network; 0: none',
+  },
+  {
     key: 'cdi.spec_dirs',
     type: 'paths',
     default: ['/etc/cdi', '/var/run/cdi'],

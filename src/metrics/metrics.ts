@@ -19,6 +19,8 @@ export interface MetricsSources {
   /** States of pod sandboxes, one entry for each. */
   podStates(): readonly string[];
   containerStates(): readonly string[];
+  /** Warm sandboxes; `taken` and `missed` count pods. */
+  warm(): { readonly ready: number; readonly unsettled: number; readonly taken: number; readonly missed: number };
   pulls(): ReadonlyArray<{ readonly state: string }>;
   /** Events that subscribers lost because they did not read. */
   droppedEvents(): number;
@@ -62,6 +64,20 @@ export class Metrics {
     gauge(registers, 'gantry_image_pulls', 'Image pulls in flight by state.', ['state'], () =>
       countBy(sources.pulls(), ({ state }) => state),
     );
+    gauge(registers, 'gantry_warm_sandboxes', 'Sandboxes that no pod has yet: ready, or being prepared or given back.', ['state'], () => {
+      const { ready, unsettled } = sources.warm();
+      return Object.entries({ ready, unsettled });
+    });
+    new Counter({
+      ...{ name: 'gantry_warm_requests_total', help: 'Pods that a warm sandbox could serve, by whether one was ready.', registers },
+      labelNames: ['result'],
+      collect() {
+        const { taken, missed } = sources.warm();
+        this.reset();
+        this.inc({ result: 'taken' }, taken);
+        this.inc({ result: 'missed' }, missed);
+      },
+    });
     new Counter({
       ...{ name: 'gantry_events_dropped_total', help: 'Events that were not read by their subscriber, which was ended.', registers },
       collect() {

@@ -10,6 +10,8 @@ export interface PodNetworkRequest {
   readonly cgroupPath: string;
   /** Pod annotations kubernetes.io/{in,e}gress-bandwidth, bits per second. */
   readonly bandwidth: { ingressRate: number; egressRate: number } | undefined;
+  /** No pod waits for it: the plugins get what processor time others leave. */
+  readonly inBackground?: boolean;
 }
 
 /** Persisted in the sandbox record; `conflist` and `result` are what DEL and CHECK need (CNI spec, "cached results"). */
@@ -35,6 +37,13 @@ export interface Network {
   attach(op: Op, request: PodNetworkRequest): Promise<Attachment>;
   /** DEL in reverse order with the cached result, or the current conflist when there is none (ADD never finished). Idempotent. */
   detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void>;
+  /**
+   * The conflist in force, looked at anew, as `Attachment.conflist` has it; undefined unless a sandbox may be attached by it before anything of its pod is
+   * known (DESIGN 3.10).
+   */
+  aheadConflist(): Promise<unknown>;
+  /** Calls back whenever the configuration has changed. */
+  onChange(listener: () => void): void;
   check(op: Op, request: PodNetworkRequest, attachment: Attachment): Promise<void>;
   /** GC where plugins know it: everything but these sandbox ids is stale (plus host-local IPAM entries after a reboot). */
   gc(op: Op, validSandboxIds: readonly string[]): Promise<void>;

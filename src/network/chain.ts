@@ -72,6 +72,7 @@ function call(
     command,
     type: plugin.type,
     binDirs,
+    inBackground: request.inBackground === true,
     parameters: { CNI_CONTAINERID: request.sandboxId, CNI_NETNS: request.netnsPath, CNI_IFNAME: IF_NAME, CNI_ARGS: cniArgs(request) },
     config: {
       ...own,

@@ -14,7 +14,11 @@ export interface Invocation {
   /** CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS; without those that the command doesn't take. */
   readonly parameters: Readonly<Record<string, string>>;
   readonly config: Readonly<Record<string, unknown>>;
+  /** Nobody waits for it. */
+  readonly inBackground?: boolean;
 }
+
+const BACKGROUND_NICENESS = 10;
 
 const TIMEOUT_MS = 60_000;
 const MAX_OUTPUT_BYTES = 4 * 1024 * 1024;
@@ -25,12 +29,13 @@ export const CNI_ERROR = { incompatibleVersion: 1, invalidEnvironment: 4, tryAga
  * Executes one plugin (CNI spec, section 2) and returns its result. The error carries the plugin's name and its own words, and its code as `detail.cniCode`.
  * failedPrecondition: the plugin is in none of the directories.
  */
-export async function invoke(op: Op, { command, type, binDirs, parameters, config }: Invocation): Promise<unknown> {
+export async function invoke(op: Op, { command, type, binDirs, parameters, config, inBackground = false }: Invocation): Promise<unknown> {
   const result = await run(within(op, TIMEOUT_MS), {
     argv: [findPlugin(type, binDirs)],
     env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', CNI_COMMAND: command, CNI_PATH: binDirs.join(':'), ...parameters },
     input: JSON.stringify(config),
     maxOutputBytes: MAX_OUTPUT_BYTES,
+    ...(inBackground ? { niceness: BACKGROUND_NICENESS } : {}),
   });
   const output = result.stdout.toString('utf8').trim();
   const document = parsed(output);
@@ -47,10 +52,18 @@ export async function invoke(op: Op, { command, type, binDirs, parameters, confi
   throw failure(type, command, words, typeof code === 'number' ? code : undefined);
 }
 
+/** host-local's words: it has no code for that. */
+const NO_ADDRESS = /no IP addresses available/;
+
+/** The error of an ADD that found every address of its range given out. */
+export const hasNoAddress = (error: unknown): boolean => error instanceof ClassifiedError && error.detail?.['hasNoAddress'] === true;
+
 function failure(type: string, command: Command, words: string, cniCode?: number): ClassifiedError {
   const kind = cniCode === CNI_ERROR.tryAgain ? 'unavailable' : 'internal';
   const code = cniCode === undefined ? '' : ` (code ${cniCode})`;
-  return new ClassifiedError(kind, `cni plugin "${type}" ${command.toLowerCase()}: ${words}${code}`, { detail: { cniCode } });
+  return new ClassifiedError(kind, `cni plugin "${type}" ${command.toLowerCase()}: ${words}${code}`, {
+    detail: { cniCode, hasNoAddress: NO_ADDRESS.test(words) },
+  });
 }
 
 const lastWords = (text: string): string => text.trim().split('\n').slice(-5).join(' ').slice(-1000);

@@ -4,6 +4,7 @@ import type { Logger } from '../base/log.ts';
 import { detached, newOp } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import type { Attachment, Network, NetworkStatus, PodNetworkRequest } from './attach.ts';
+import { allowsAhead } from './ahead.ts';
 import { addChain, checkChain, delChain } from './chain.ts';
 import type { Chain } from './chain.ts';
 import type { Conflist, LoadedConf } from './conflist.ts';
@@ -58,6 +59,7 @@ class CniNetwork implements Network {
   #timer: NodeJS.Timeout | undefined;
   readonly #closing = new AbortController();
   #polling: Promise<void> | undefined;
+  readonly #listeners: Array<() => void> = [];
 
   constructor({ config, log }: NetworkOptions) {
     this.#confDir = config.confDir;
@@ -94,6 +96,7 @@ class CniNetwork implements Network {
       this.#log.warn({ problem }, 'a CNI configuration is passed over');
     // What has changed is asked soon.
     this.#health = { ...this.#health, atMs: 0 };
+    for (const listener of this.#listeners) listener();
     if (this.#conf.conflist?.name === before) return;
     // Another network owes nothing to the health of the one before.
     this.#health = UNKNOWN;
@@ -171,6 +174,16 @@ class CniNetwork implements Network {
       );
       throw error;
     }
+  }
+
+  async aheadConflist(): Promise<unknown> {
+    await this.#reload();
+    const { conflist } = this.#conf;
+    return conflist !== undefined && allowsAhead(conflist) ? conflist : undefined;
+  }
+
+  onChange(listener: () => void): void {
+    this.#listeners.push(listener);
   }
 
   async detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void> {

@@ -40,12 +40,26 @@ function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesRequest, ho
     else for (const kind of wanted) join(`/proc/${holder.pid}/ns/${kind}`, FLAGS[kind]);
     if (wanted.includes('uts') && hostname !== undefined) sethostname(hostname);
     if (wanted.includes('net')) loopbackUp();
-    for (const [key, value] of Object.entries(sysctls ?? {})) writeSysctl(key, value, holder?.rootUid);
+    writeSysctls(sysctls, holder?.rootUid);
     for (const kind of wanted) pin(`/proc/thread-self/ns/${kind}`, path.join(dir, kind));
     if (holder !== undefined) pin(`/proc/${holder.pid}/ns/user`, path.join(dir, 'user'));
   } finally {
     for (const kind of wanted) setns(own.get(kind) ?? -1, FLAGS[kind]);
   }
+}
+
+function adjust({ dir, kinds: wanted, hostname, sysctls }: NamespacesRequest): void {
+  try {
+    for (const kind of wanted) join(path.join(dir, kind), FLAGS[kind]);
+    if (wanted.includes('uts') && hostname !== undefined) sethostname(hostname);
+    writeSysctls(sysctls, undefined);
+  } finally {
+    for (const kind of wanted) setns(own.get(kind) ?? -1, FLAGS[kind]);
+  }
+}
+
+function writeSysctls(sysctls: NamespacesRequest['sysctls'], rootUid: number | undefined): void {
+  for (const [key, value] of Object.entries(sysctls ?? {})) writeSysctl(key, value, rootUid);
 }
 
 function join(namespace: string, flag: number): void {
@@ -106,7 +120,8 @@ function writeSysctl(key: string, value: string, rootUid: number | undefined): v
 
 function work(job: NamespacesJob): { fd?: number } {
   if (job.verb === 'socket') return { fd: socketIn(job.request) };
-  create(job.request, job.holder);
+  if (job.verb === 'adjust') adjust(job.request);
+  else create(job.request, job.holder);
   return {};
 }
 

@@ -37,6 +37,7 @@ export interface NamespacesHolder {
 /** To the worker and back. */
 export type NamespacesJob =
   | { readonly id: number; readonly verb: 'create'; readonly request: NamespacesRequest; readonly holder?: NamespacesHolder }
+  | { readonly id: number; readonly verb: 'adjust'; readonly request: NamespacesRequest }
   | { readonly id: number; readonly verb: 'socket'; readonly request: SocketRequest };
 export type NamespacesResult = {
   readonly id: number;
@@ -149,6 +150,16 @@ export async function createNamespaces(request: NamespacesRequest): Promise<void
     await removeNamespaces(request.dir);
     throw error;
   }
+}
+
+/**
+ * Gives namespaces that `createNamespaces` pinned without them a hostname and sysctls, which are refused as there; of `net` they get none any more. A failure
+ * may leave some of it done.
+ */
+export async function adjustNamespaces(request: Omit<NamespacesRequest, 'user'>): Promise<void> {
+  const kinds = request.kinds.filter((kind) => kind !== 'net');
+  for (const [key, value] of Object.entries(request.sysctls ?? {})) checkSysctl(key, value, kinds);
+  await ask({ id: nextId++, verb: 'adjust', request: { ...request, kinds } });
 }
 
 const NSFS_MAGIC = 0x6e736673;

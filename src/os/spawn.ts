@@ -1,5 +1,6 @@
 import { accessSync, closeSync, constants } from 'node:fs';
 import { Socket } from 'node:net';
+import { setPriority } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { assert } from '../base/assert.ts';
@@ -40,6 +41,8 @@ export interface RunOptions extends Omit<SpawnOptions, 'stdin' | 'stdout' | 'std
   readonly input?: string | Uint8Array;
   /** Of each stream; beyond it output is dropped and `truncated` set. Default 1 MiB. */
   readonly maxOutputBytes?: number;
+  /** Of the process and its children, from its first instants on; 0 to 19. */
+  readonly niceness?: number;
 }
 
 export interface RunResult extends ExitStatus {
@@ -159,6 +162,7 @@ export async function run(op: Op, options: RunOptions): Promise<RunResult> {
   } finally {
     for (const fd of [out.write, err.write, input?.read]) if (fd !== undefined) closeSync(fd);
   }
+  if (options.niceness !== undefined) beNice(child.pid, options.niceness);
   const stdin = input === undefined ? undefined : feed(input.write, options.input ?? '');
   const maxBytes = options.maxOutputBytes ?? DEFAULT_MAX_OUTPUT_BYTES;
   const stdout = collect(out.read, maxBytes);
@@ -175,6 +179,14 @@ export async function run(op: Op, options: RunOptions): Promise<RunResult> {
     stdin?.destroy();
     stdout.close();
     stderr.close();
+  }
+}
+
+function beNice(pid: number, niceness: number): void {
+  try {
+    setPriority(pid, niceness);
+  } catch {
+    // It has ended, and was nobody's burden.
   }
 }
 

@@ -2,7 +2,8 @@ import type { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Operations } from '../base/operations.ts';
 import type { TaskSet } from '../base/task-set.ts';
-import type { Network } from '../network/attach.ts';
+import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
+import type { Attachment, Network, PodNetworkRequest } from '../network/attach.ts';
 import type { CgroupMode } from '../os/cgroup.ts';
 import type { SelinuxLabels } from '../os/selinux.ts';
 import type { RecordStore } from '../os/record-store.ts';
@@ -19,6 +20,17 @@ export interface PodContainers {
   removeAll(op: Op, sandboxId: string): Promise<void>;
 }
 
+/** Sandboxes that are made before their pods; `pool.ts` keeps them. */
+export interface WarmSandboxes {
+  /**
+   * What `use` makes of a sandbox that serves a pod of this configuration, or undefined: then the pod takes the plain path. The caller puts it under the sandbox's
+   * id before it waits for anything else.
+   */
+  take(config: PodSandboxConfig__Output, use: (warm: PodSandboxRecord) => PodSandboxRecord): Promise<PodSandboxRecord | undefined>;
+  /** `Network.attach` of a pod without one; when no address is left, it gets one of theirs. */
+  attach(op: Op, request: PodNetworkRequest): Promise<Attachment>;
+}
+
 export type SandboxEventType = 'created' | 'started' | 'stopped' | 'deleted';
 
 /** Everything the use cases of this room work with. */
@@ -33,6 +45,7 @@ export interface SandboxDeps {
   readonly locks: KeyedLock;
   readonly tasks: TaskSet;
   readonly network: Network;
+  readonly warm: WarmSandboxes;
   /** The policy's labels for containers; undefined: nothing is labelled. */
   readonly selinux: SelinuxLabels | undefined;
   readonly containers: PodContainers;

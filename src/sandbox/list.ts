@@ -3,8 +3,8 @@ import type { PodSandboxFilter__Output } from '../gen/cri/runtime/v1/PodSandboxF
 import type { SandboxDeps } from './deps.ts';
 import type { PodSandboxRecord } from './record.ts';
 
-/** `creating` ones are nobody's business yet (DESIGN 3.9). */
-export const isVisible = (record: PodSandboxRecord): boolean => record.state !== 'creating';
+/** `creating` ones are nobody's business yet (DESIGN 3.9), and `warm` ones no pod's. */
+export const isVisible = ({ state }: PodSandboxRecord): boolean => state !== 'creating' && state !== 'warm';
 
 export const isReady = (record: PodSandboxRecord): boolean => record.state === 'ready';
 

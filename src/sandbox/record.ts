@@ -103,6 +103,19 @@ export function parseSandboxRecord(value: unknown): PodSandboxRecord {
   return record;
 }
 
+/** Of a sandbox without a pod that is known. */
+export const blankConfig = (metadata: { name: string; uid: string; namespace: string }): PodSandboxConfig__Output => ({
+  metadata: { ...metadata, attempt: 0 },
+  hostname: '',
+  logDirectory: '',
+  dnsConfig: null,
+  portMappings: [],
+  labels: {},
+  annotations: {},
+  linux: null,
+  windows: null,
+});
+
 const rate = (config: PodSandboxConfig__Output, direction: string): number => {
   const text = config.annotations[`kubernetes.io/${direction}-bandwidth`];
   return text === undefined ? 0 : parseQuantity(text);
@@ -126,10 +139,15 @@ function parseQuantity(text: string): number {
   return match ? Number(match[1]) * (UNITS[match[2] ?? ''] ?? 0) : 0;
 }
 
+/** What its annotations ask for, bits per second; undefined when that is nothing. */
+export function podBandwidth(config: PodSandboxConfig__Output): PodNetworkRequest['bandwidth'] {
+  const bandwidth = { ingressRate: rate(config, 'ingress'), egressRate: rate(config, 'egress') };
+  return bandwidth.ingressRate > 0 || bandwidth.egressRate > 0 ? bandwidth : undefined;
+}
+
 export function networkRequest(record: PodSandboxRecord, netnsPath: string): PodNetworkRequest {
   const { config } = record;
   const { name = '', namespace = '', uid = '' } = config.metadata ?? {};
-  const bandwidth = { ingressRate: rate(config, 'ingress'), egressRate: rate(config, 'egress') };
   const dns = config.dnsConfig;
   return {
     sandboxId: record.id,
@@ -143,6 +161,6 @@ export function networkRequest(record: PodSandboxRecord, netnsPath: string): Pod
     })),
     dns: { servers: dns?.servers ?? [], searches: dns?.searches ?? [], options: dns?.options ?? [] },
     cgroupPath: record.cgroupParent,
-    bandwidth: bandwidth.ingressRate > 0 || bandwidth.egressRate > 0 ? bandwidth : undefined,
+    bandwidth: podBandwidth(config),
   };
 }

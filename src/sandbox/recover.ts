@@ -9,7 +9,7 @@ import type { SandboxDeps } from './deps.ts';
 import { watchPause } from './lost.ts';
 import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
-import { moved, parseSandboxRecord, pinnedNamespaces } from './record.ts';
+import { blankConfig, moved, parseSandboxRecord, pinnedNamespaces } from './record.ts';
 import { removePodSandbox } from './remove.ts';
 import { undoRun } from './teardown.ts';
 
@@ -17,7 +17,7 @@ const UNDO_TIMEOUT_MS = 120_000;
 
 /**
  * After a start: what was half-done is undone in the background, what a reboot ended is NotReady, everything else goes on.
- * Nothing here makes the start fail (R6).
+ * Nothing here makes the start fail (R6). Warm ones are the pool's, which looks at them itself.
  */
 export async function recoverPodSandboxes(deps: SandboxDeps): Promise<void> {
   const broken = await deps.store.load(parseSandboxRecord);
@@ -60,17 +60,7 @@ async function lostRecord(deps: SandboxDeps, id: string): Promise<PodSandboxReco
     version: 1,
     id,
     state: 'unknown',
-    config: {
-      metadata: { name: 'unknown', uid: id, namespace: 'unknown', attempt: 0 },
-      hostname: '',
-      logDirectory: '',
-      dnsConfig: null,
-      portMappings: [],
-      labels: {},
-      annotations: {},
-      linux: null,
-      windows: null,
-    },
+    config: blankConfig({ name: 'unknown', uid: id, namespace: 'unknown' }),
     runtimeHandler: await deps.pause.handlerOf(id),
     createdAtNs: '1',
     bootId: deps.bootId,

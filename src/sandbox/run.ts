@@ -5,7 +5,7 @@ import type { Op } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { cgroupExists } from '../os/cgroup.ts';
-import { createNamespaces } from '../os/namespaces.ts';
+import { adjustNamespaces, createNamespaces } from '../os/namespaces.ts';
 import type { SandboxDeps } from './deps.ts';
 import { createPodFiles, podHostname } from './files.ts';
 import { watchPause } from './lost.ts';
@@ -53,7 +53,9 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
     const field = 'config.linux.security_context.namespace_options.userns_options';
     throw invalidArgument(field, 'the handler has no user namespaces (see Status, runtime_handlers)');
   }
-  let record = newRecord(deps, config, runtimeHandler);
+  const fresh = (warm?: PodSandboxRecord): PodSandboxRecord => newRecord(deps, config, runtimeHandler, warm);
+  let record = (await deps.warm.take(config, fresh)) ?? fresh();
+  const isWarm = record.attachment !== undefined;
   const paths = podPaths(deps.stateDir, record.id);
   const save = async (change: Partial<PodSandboxRecord>): Promise<void> => {
     record = { ...record, ...change };
@@ -61,9 +63,9 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
   };
 
   op.span.stage('record');
-  await save({});
   await using rollback = new Rollback(op);
   rollback.add(`tear down sandbox ${record.id}`, (undo) => undoRun(deps, undo, record));
+  await save({});
 
   op.span.stage('files');
   await createPodFiles(record, paths);
@@ -78,19 +80,15 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
   const user = userMappings(config);
   if (kinds.length > 0 || user) {
     const hostname = podHostname(record);
-    await createNamespaces({
-      dir: paths.namespaces,
-      kinds,
-      sysctls: config.linux?.sysctls ?? {},
-      ...(hostname === '' ? {} : { hostname }),
-      ...(user && { user }),
-    });
+    const request = { dir: paths.namespaces, kinds, sysctls: config.linux?.sysctls ?? {}, ...(hostname === '' ? {} : { hostname }) };
+    if (isWarm) await adjustNamespaces(request);
+    else await createNamespaces({ ...request, ...(user && { user }) });
   }
 
-  if (!usesHostNetwork(config)) {
+  if (!usesHostNetwork(config) && !isWarm) {
     op.span.stage('network');
     await save({ networkBegun: true });
-    await save({ attachment: await deps.network.attach(op, networkRequest(record, `${paths.namespaces}/net`)) });
+    await save({ attachment: await deps.warm.attach(op, networkRequest(record, `${paths.namespaces}/net`)) });
   }
 
   if (needsPause(config)) {
@@ -103,8 +101,15 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
   return record;
 }
 
-function newRecord(deps: SandboxDeps, config: PodSandboxConfig__Output, runtimeHandler: string): PodSandboxRecord {
-  const id = newId();
+/** Of a new sandbox, or of the warm one that becomes the pod's, with what that has already. */
+function newRecord(
+  deps: SandboxDeps,
+  config: PodSandboxConfig__Output,
+  runtimeHandler: string,
+  warm: PodSandboxRecord | undefined,
+): PodSandboxRecord {
+  const begun = warm && moved(warm, 'creating');
+  const id = begun?.id ?? newId();
   const asked = config.linux?.cgroupParent ?? '';
   const cgroupParent = asked !== '' ? asked : deps.systemdCgroup ? 'gantry.slice' : `/gantry/${id}`;
   return {
@@ -117,7 +122,8 @@ function newRecord(deps: SandboxDeps, config: PodSandboxConfig__Output, runtimeH
     bootId: deps.bootId,
     cgroupParent,
     ownsCgroupParent: !deps.systemdCgroup && !cgroupExists(cgroupParent),
-    networkBegun: false,
+    networkBegun: begun?.networkBegun ?? false,
+    ...(begun?.attachment && { attachment: begun.attachment }),
     ...(deps.selinux === undefined ? {} : { selinux: podLabels({ selinux: deps.selinux, store: deps.store }, config) }),
   };
 }

@@ -1,16 +1,20 @@
 /**
  * ```
+ *   warm
+ *    │ taken by a pod
+ *    ▼
  *            collected                stop, or its pause process died
  * creating ────────────▶ ready ────────────────────────────────────▶ notReady ──▶ removing ──▶ (gone)
  *    │ undo failed          │                                           ▲             │ a step failed
  *    └──────▶ unknown ◀─────┘ record unreadable                         └─────────────┘
  *                └──────────▶ stop ────────────────────────────────────▶ notReady
  * ```
- * `creating` is invisible to clients; `unknown` is listed as NotReady and can only be stopped and removed.
+ * `warm` belongs to no pod yet (`pool.ts`), and its record goes with it when it is given back. `creating` is invisible to clients; `unknown` is listed as NotReady and can only be stopped and removed.
  */
-export type SandboxState = 'creating' | 'ready' | 'notReady' | 'removing' | 'unknown';
+export type SandboxState = 'warm' | 'creating' | 'ready' | 'notReady' | 'removing' | 'unknown';
 
 const NEXT: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
+  warm: ['creating'],
   creating: ['ready', 'removing', 'unknown'],
   ready: ['notReady', 'unknown'],
   notReady: ['notReady', 'removing', 'unknown'],

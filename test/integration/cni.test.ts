@@ -1,12 +1,13 @@
 import { expect } from 'chai';
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { createSocket } from 'node:dgram';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { Bed, eventually } from '../lib/bed.ts';
+import { addressesOfPods, allAddresses, warm } from '../lib/warm.ts';
 import { RecordingPlugins } from '../lib/recording-plugin.ts';
 
 const SUBNET = 22;
@@ -70,13 +71,8 @@ describe('cni', function () {
     plugins: chain,
     ...change,
   });
-  /** Addresses that host-local holds. */
-  const addresses = (): string[] =>
-    existsSync(bed.gantry.cniDataDir)
-      ? readdirSync(bed.gantry.cniDataDir, { recursive: true, encoding: 'utf8' }).filter((name) =>
-          /\/\d+\.\d+\.\d+\.\d+$|:/.test(`/${name}`),
-        )
-      : [];
+  /** Addresses that host-local holds for pods. */
+  const addresses = (): string[] => addressesOfPods(bed.gantry);
   const config = (name: string, change: PodSandboxConfig = {}): PodSandboxConfig =>
     bed.podConfig(name, { ...change, linux: { ...change.linux, securityContext: change.linux?.securityContext ?? PRIVATE_PID } });
   const run = (name: string, change: PodSandboxConfig = {}): Promise<string> => bed.runPod(config(name, change));
@@ -108,7 +104,15 @@ describe('cni', function () {
       .filter((line) => /^-|^:/.test(line))
       .map((line) => line.replace(/\[\d+:\d+\]/, ''))
       .sort();
-  const links = (): string[] => readdirSync('/sys/class/net').filter((name) => name.startsWith('veth'));
+  const links = (): string[] => {
+    const kept = warm(bed.gantry).links;
+    return readdirSync('/sys/class/net').filter((name) => name.startsWith('veth') && !kept.has(name));
+  };
+  /** Without a configuration there is nothing to keep warm. */
+  const drained = async (): Promise<void> => {
+    conf({});
+    await eventually('the warm sandboxes are given back', () => allAddresses(bed.gantry).length === 0 && warm(bed.gantry).ids.size === 0);
+  };
   const httpd = 'httpd -f -p 80 -h /www';
 
   it('two pods reach each other over IPv4 and IPv6 through the whole chain; addresses, lo and sysctls are as configured', async () => {
@@ -161,7 +165,9 @@ describe('cni', function () {
     // The plugin makes chains of its own with the first mapping and keeps them.
     await run('first', mappings('', 18000));
     await bed.gantry.removePods();
+    await drained();
     const before = rules();
+    conf({ '10-ports.conflist': list('ports', [bridge(), portmap]) });
     const [any, one] = [await run('any', mappings('', 18080)), await run('one', mappings('127.0.0.1', 18090))];
     await bed.runContainer(any, config('any'), bed.containerConfig('web', httpd));
     await bed.runContainer(one, config('one'), bed.containerConfig('web', httpd));
@@ -179,6 +185,7 @@ describe('cni', function () {
     expect(rules().join('\n')).to.contain('18080').and.to.contain('18081').and.to.contain('18090').and.to.not.contain('dport 0 ');
     await bed.gantry.removePods();
     expect(await get('127.0.0.1:18080')).to.equal('none');
+    await drained();
     expect(rules()).to.deep.equal(before);
   });
 

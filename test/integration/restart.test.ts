@@ -9,6 +9,7 @@ import { removeCgroup } from '../../src/os/cgroup.ts';
 import { Gantry } from '../lib/gantry.ts';
 import { TEST_CGROUP } from '../lib/leaks.ts';
 import { size } from '../lib/size.ts';
+import { addressesOfPods, warm } from '../lib/warm.ts';
 
 const KILLS = size('KILLS', 10, 50);
 
@@ -133,6 +134,8 @@ describe('restart', function () {
 });
 
 function remains(gantry: Gantry): string[] {
+  const kept = warm(gantry);
+  const isPods = (each: string): boolean => !kept.links.has(each) && ![...kept.ids].some((id) => each.includes(id));
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .flatMap((line) => line.split(' ')[4] ?? [])
@@ -147,13 +150,21 @@ function remains(gantry: Gantry): string[] {
       return false;
     }
   });
-  const addresses = readdirSync(gantry.cniDataDir, { recursive: true, encoding: 'utf8' }).filter((name) =>
-    /\/\d+\.\d+\.\d+\.\d+$/.test(name),
-  );
+  const addresses = addressesOfPods(gantry);
   const veths = readdirSync('/sys/class/net').filter((name) => name.startsWith('veth'));
   const snapshots = readdirSync(join(gantry.snapshots, 'active')).map((name) => `snapshot ${name}`);
   const cgroups = readdirSync(`/sys/fs/cgroup/memory/${TEST_CGROUP}`, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? [`cgroup ${entry.name}`] : [],
   );
-  return [...mounts, ...dirs, ...records, ...monitors.map((pid) => `process ${pid}`), ...addresses, ...veths, ...snapshots, ...cgroups];
+  const all = [
+    ...mounts,
+    ...dirs,
+    ...records,
+    ...monitors.map((pid) => `process ${pid}`),
+    ...addresses,
+    ...veths,
+    ...snapshots,
+    ...cgroups,
+  ];
+  return all.filter(isPods);
 }

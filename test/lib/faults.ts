@@ -6,6 +6,7 @@ import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
 import { argvOf } from '../../src/os/process.ts';
 import type { Gantry } from './gantry.ts';
 import { pluginDir } from './gantry.ts';
+import { addressesOfPods, warm } from './warm.ts';
 
 /** Stands in for a program and runs it, unless a script that a test injects says otherwise. The program's way of working stays its own. */
 export class Faulty {
@@ -93,8 +94,10 @@ export const failure = (call: Promise<unknown>): Promise<ServiceError> =>
 export const percentile = (values: readonly number[], share: number): number =>
   [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? NaN;
 
-/** What is left of pods in a Gantry that has none any more: by name, so that a difference reads as a message. */
+/** What is left of pods in a Gantry that has none any more, but for what its warm sandboxes have: by name, so that a difference reads as a message. */
 export function remains(gantry: Gantry): string[] {
+  const { ids, links } = warm(gantry);
+  const isPods = (each: string): boolean => !links.has(each) && ![...ids].some((id) => each.includes(id));
   const names = (dir: string): string[] => {
     try {
       return readdirSync(dir);
@@ -115,17 +118,11 @@ export function remains(gantry: Gantry): string[] {
     ...addresses(gantry).map((address) => `address ${address}`),
     ...names('/sys/class/net').filter((name) => name.startsWith('veth')),
     ...processesOf(gantry),
-  ];
+  ].filter(isPods);
 }
 
-/** Addresses that host-local has given out. */
-export function addresses(gantry: Gantry): string[] {
-  try {
-    return readdirSync(gantry.cniDataDir, { recursive: true, encoding: 'utf8' }).filter((name) => /\/\d+\.\d+\.\d+\.\d+$/.test(name));
-  } catch {
-    return [];
-  }
-}
+/** Addresses that host-local has given out to pods. */
+export const addresses = addressesOfPods;
 
 /** Monitors and runtimes: whatever names the state directory. What the daemon is just about to execute still has the daemon's own argv. */
 function processesOf(gantry: Gantry): string[] {

@@ -1,12 +1,25 @@
 import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Cri } from './cri.ts';
+import { allAddresses } from './warm.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/gantry', import.meta.url));
 // Emulated machines (hack/vm) need most of it.
@@ -161,15 +174,21 @@ export class Gantry {
       .toString();
   }
 
-  /** Removes pods, ends the daemon, deletes its directories. */
+  /** Removes pods, ends the daemon, deletes its directories. Fails when a daemon that was asked to end leaves an address or a record of a sandbox. */
   async remove(): Promise<void> {
-    if (this.#child !== undefined) await this.removePods();
+    const serves = this.#child !== undefined;
+    if (serves) await this.removePods();
     await this.stop();
+    const left = serves ? [...allAddresses(this).map(({ name }) => name), ...sandboxRecords(this)] : [];
     // The bridge plugin makes it at the first ADD and never takes it away.
     spawnSync('ip', ['link', 'delete', this.bridge], { stdio: 'ignore' });
     rmSync(this.dir, { recursive: true, force: true });
+    if (left.length > 0) throw new Error(`gantry leaves behind ${left.join(', ')}`);
   }
 }
+
+const sandboxRecords = ({ root }: Gantry): string[] =>
+  existsSync(join(root, 'sandboxes')) ? readdirSync(join(root, 'sandboxes')).filter((name) => name.endsWith('.json')) : [];
 
 export function pluginDir(): string {
   const dir = ['/usr/lib/cni', '/opt/cni/bin'].find((each) => existsSync(join(each, 'bridge')));

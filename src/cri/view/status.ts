@@ -11,6 +11,8 @@ export interface RuntimeStatusSource {
   readonly info: Readonly<Record<string, unknown>>;
   /** Operations in flight with stage and age, by use case. */
   inFlight(): unknown;
+  /** The pool of warm sandboxes. */
+  warm(): unknown;
   /** Of GetContainerEvents: who listens, and what slow ones have lost. */
   readonly events: { readonly subscribers: number; readonly dropped: number };
 }
@@ -34,8 +36,9 @@ export function statusView(source: RuntimeStatusSource, verbose: boolean): Statu
   };
 }
 
-const verboseInfo = ({ info, inFlight, events: { subscribers, dropped } }: RuntimeStatusSource): Record<string, string> => ({
+const verboseInfo = ({ info, inFlight, warm, events: { subscribers, dropped } }: RuntimeStatusSource): Record<string, string> => ({
   config: JSON.stringify(info),
   operations: JSON.stringify(inFlight()),
+  warm: JSON.stringify(warm()),
   events: JSON.stringify({ subscribers, dropped }),
 });

@@ -11,6 +11,7 @@ describe('metrics', () => {
     podStates: () => pods,
     containerStates: () => [],
     pulls: () => [{ state: 'pulling' }],
+    warm: () => ({ ready: 5, unsettled: 1, taken: 40, missed: 2 }),
     droppedEvents: () => 3,
   });
 
@@ -30,6 +31,10 @@ describe('metrics', () => {
     expect(text).to.include('gantry_pod_sandboxes{state="ready"} 2');
     expect(text).to.include('gantry_pod_sandboxes{state="notReady"} 1');
     expect(text).to.include('gantry_image_pulls{state="pulling"} 1');
+    expect(text).to.include('gantry_warm_sandboxes{state="ready"} 5');
+    expect(text).to.include('gantry_warm_sandboxes{state="unsettled"} 1');
+    expect(text).to.include('gantry_warm_requests_total{result="taken"} 40');
+    expect(text).to.include('gantry_warm_requests_total{result="missed"} 2');
     expect(text).to.include('gantry_events_dropped_total 3');
     expect(text).to.match(/^process_resident_memory_bytes \d{7,}$/m);
     expect(text).to.match(/^process_cpu_seconds_total [\d.]+$/m);

@@ -1,0 +1,79 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { PodSandboxRecord } from '../../src/sandbox/record.ts';
+import type { Gantry } from './gantry.ts';
+
+const SETTLE_MS = 10_000;
+const EVERY_MS = 10;
+
+/** What the daemon's records say it keeps ready for pods to come. */
+export interface Warm {
+  readonly ids: ReadonlySet<string>;
+  /** The host's ends of their veth pairs. */
+  readonly links: ReadonlySet<string>;
+}
+
+/**
+ * Warm sandboxes, by their records. One that is just being prepared or given back has more or less than its record tells: that is waited for, and the test's
+ * process with it, so that what is counted next is the same.
+ */
+export function warm(gantry: Gantry): Warm {
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  const untilMs = Date.now() + SETTLE_MS;
+  for (;;) {
+    const records = warmRecords(gantry);
+    const isSettled = records.every(({ attachment }) => attachment !== undefined) && mirrors(records, gantry);
+    if (isSettled || Date.now() > untilMs) return { ids: new Set(records.map(({ id }) => id)), links: new Set(records.flatMap(linksOf)) };
+    Atomics.wait(pause, 0, 0, EVERY_MS);
+  }
+}
+
+/** Its veths are all there: none of them is on its way out. */
+function mirrors(records: readonly PodSandboxRecord[], gantry: Gantry): boolean {
+  const pinned = names(join(gantry.state, 'pods'));
+  const links = names('/sys/class/net');
+  return records.every((record) => pinned.includes(record.id) && linksOf(record).every((name) => links.includes(name)));
+}
+
+function warmRecords(gantry: Gantry): PodSandboxRecord[] {
+  const dir = join(gantry.root, 'sandboxes');
+  return names(dir).flatMap((name) => {
+    try {
+      const record = JSON.parse(readFileSync(join(dir, name), 'utf8')) as PodSandboxRecord;
+      return record.state === 'warm' && `${record.id}.json` === name ? [record] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+function linksOf({ attachment }: PodSandboxRecord): string[] {
+  const { interfaces = [] } = (attachment?.result ?? {}) as { interfaces?: Array<{ name: string; sandbox?: string }> };
+  return interfaces.flatMap(({ name, sandbox }) => ((sandbox ?? '') === '' && name.startsWith('veth') ? [name] : []));
+}
+
+/** Addresses that host-local has given out to pods. */
+export function addressesOfPods(gantry: Gantry): string[] {
+  const { ids } = warm(gantry);
+  return allAddresses(gantry).flatMap(({ name, id }) => (ids.has(id) ? [] : [name]));
+}
+
+/** All that host-local has given out, and to whom. */
+export function allAddresses(gantry: Gantry): Array<{ name: string; id: string }> {
+  return names(gantry.cniDataDir, true).flatMap((name) => {
+    if (!/\/\d+\.\d+\.\d+\.\d+$|:/.test(name)) return [];
+    try {
+      return [{ name, id: readFileSync(join(gantry.cniDataDir, name), 'utf8').split(/\s/)[0] ?? '' }];
+    } catch {
+      return [];
+    }
+  });
+}
+
+function names(dir: string, recursive = false): string[] {
+  try {
+    return readdirSync(dir, { recursive, encoding: 'utf8' });
+  } catch {
+    return [];
+  }
+}

@@ -105,8 +105,8 @@ describe('cni', function () {
       .map((line) => line.replace(/\[\d+:\d+\]/, ''))
       .sort();
   const links = (): string[] => {
-    const kept = warm(bed.gantry).links;
-    return readdirSync('/sys/class/net').filter((name) => name.startsWith('veth') && !kept.has(name));
+    const kept = warm(bed.gantry);
+    return readdirSync('/sys/class/net').filter((name) => name.startsWith('veth') && !kept.owns(name));
   };
   /** Without a configuration there is nothing to keep warm. */
   const drained = async (): Promise<void> => {

@@ -135,7 +135,6 @@ describe('restart', function () {
 
 function remains(gantry: Gantry): string[] {
   const kept = warm(gantry);
-  const isPods = (each: string): boolean => !kept.links.has(each) && ![...kept.ids].some((id) => each.includes(id));
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .flatMap((line) => line.split(' ')[4] ?? [])
@@ -166,5 +165,5 @@ function remains(gantry: Gantry): string[] {
     ...snapshots,
     ...cgroups,
   ];
-  return all.filter(isPods);
+  return all.filter((each) => !kept.owns(each));
 }

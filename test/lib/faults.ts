@@ -96,8 +96,7 @@ export const percentile = (values: readonly number[], share: number): number =>
 
 /** What is left of pods in a Gantry that has none any more, but for what its warm sandboxes have: by name, so that a difference reads as a message. */
 export function remains(gantry: Gantry): string[] {
-  const { ids, links } = warm(gantry);
-  const isPods = (each: string): boolean => !links.has(each) && ![...ids].some((id) => each.includes(id));
+  const kept = warm(gantry);
   const names = (dir: string): string[] => {
     try {
       return readdirSync(dir);
@@ -118,7 +117,7 @@ export function remains(gantry: Gantry): string[] {
     ...addresses(gantry).map((address) => `address ${address}`),
     ...names('/sys/class/net').filter((name) => name.startsWith('veth')),
     ...processesOf(gantry),
-  ].filter(isPods);
+  ].filter((each) => !kept.owns(each));
 }
 
 /** Addresses that host-local has given out to pods. */

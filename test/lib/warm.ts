@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { PodSandboxRecord } from '../../src/sandbox/record.ts';
 import type { Gantry } from './gantry.ts';
 
@@ -9,8 +9,8 @@ const EVERY_MS = 10;
 /** What the daemon's records say it keeps ready for pods to come. */
 export interface Warm {
   readonly ids: ReadonlySet<string>;
-  /** The host's ends of their veth pairs. */
-  readonly links: ReadonlySet<string>;
+  /** Whether what is named so is theirs: by an id, as an address or as the host's end of a veth pair. */
+  owns(name: string): boolean;
 }
 
 /**
@@ -23,9 +23,16 @@ export function warm(gantry: Gantry): Warm {
   for (;;) {
     const records = warmRecords(gantry);
     const isSettled = records.every(({ attachment }) => attachment !== undefined) && mirrors(records, gantry);
-    if (isSettled || Date.now() > untilMs) return { ids: new Set(records.map(({ id }) => id)), links: new Set(records.flatMap(linksOf)) };
+    if (isSettled || Date.now() > untilMs) return possessions(records, gantry);
     Atomics.wait(pause, 0, 0, EVERY_MS);
   }
+}
+
+function possessions(records: readonly PodSandboxRecord[], gantry: Gantry): Warm {
+  const ids = new Set(records.map(({ id }) => id));
+  const links = new Set(records.flatMap(linksOf));
+  const addresses = new Set(allAddresses(gantry).flatMap(({ name, id }) => (ids.has(id) ? [basename(name)] : [])));
+  return { ids, owns: (name) => links.has(name) || addresses.has(basename(name)) || [...ids].some((id) => name.includes(id)) };
 }
 
 /** Its veths are all there: none of them is on its way out. */
@@ -54,8 +61,8 @@ function linksOf({ attachment }: PodSandboxRecord): string[] {
 
 /** Addresses that host-local has given out to pods. */
 export function addressesOfPods(gantry: Gantry): string[] {
-  const { ids } = warm(gantry);
-  return allAddresses(gantry).flatMap(({ name, id }) => (ids.has(id) ? [] : [name]));
+  const kept = warm(gantry);
+  return allAddresses(gantry).flatMap(({ name }) => (kept.owns(name) ? [] : [name]));
 }
 
 /** All that host-local has given out, and to whom. */

@@ -3,6 +3,7 @@ import { readSync, writeSync } from 'node:fs';
 import type { MessagePort } from 'node:worker_threads';
 import { parentPort } from 'node:worker_threads';
 import { errnoOf, messageOf } from '../base/errors.ts';
+import { yieldToOthers } from '../os/threads.ts';
 
 /** To the thread, for one blob after another: `begin`, pieces, `end`. The descriptor stays the starter's to close, but not before the reply to `end`. */
 export type BlobMessage =
@@ -108,6 +109,7 @@ function handle(message: BlobMessage): BlobReply | undefined {
   return undefined;
 }
 
+yieldToOthers();
 parentPort?.on('message', (message: BlobMessage) => {
   try {
     const reply = handle(message);

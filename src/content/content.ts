@@ -27,7 +27,7 @@ export interface Ingest extends AsyncDisposable {
   write(chunk: Uint8Array, at: number): Promise<void>;
   /** Idempotent when the blob is there already. dataLoss if digest or size differ. */
   commit(op: Op): Promise<BlobInfo>;
-  /** For one reader, who sees bytes that nobody has verified; undefined for a blob that is too small to be worth it. */
+  /** For the first who asks, who sees bytes that nobody has verified. undefined: too small a blob to be worth it, or it has come to its end. */
   follow(): GrowingFile | undefined;
 }
 

@@ -134,6 +134,9 @@ class FileIngest implements Ingest {
   readonly #file: FileHandle;
   readonly #target: Target;
   readonly #thread: BlobThread;
+  #isFollowed = false;
+  /** No more is written. */
+  #isOver = false;
   #done = false;
 
   constructor(file: FileHandle, target: Target, threads: Threads) {
@@ -147,13 +150,16 @@ class FileIngest implements Ingest {
     await this.#thread.write(chunk, at);
   }
 
-  follow(): GrowingFile {
+  follow(): GrowingFile | undefined {
+    if (this.#isFollowed || this.#isOver) return undefined;
+    this.#isFollowed = true;
     return { fd: openSync(this.#target.path, 'r'), port: this.#thread.follow(), sizeBytes: this.#target.sizeBytes };
   }
 
   async commit(op: Op): Promise<BlobInfo> {
     throwIfOver(op);
     const { digest, sizeBytes } = this.#target;
+    this.#isOver = true;
     verify(this.#target, await this.#thread.end());
     await publish(this.#file, this.#target);
     this.#done = true;
@@ -163,6 +169,7 @@ class FileIngest implements Ingest {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#done) return;
     this.#done = true;
+    this.#isOver = true;
     // It writes to the file's descriptor until then.
     await this.#thread.end().catch(() => undefined);
     await this.#file.close().catch(() => undefined);

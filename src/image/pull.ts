@@ -6,7 +6,7 @@ import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import type { SingleFlight } from '../base/single-flight.ts';
 import type { Config } from '../config/config.ts';
-import type { ContentStore } from '../content/content.ts';
+import type { ContentStore, Ingest } from '../content/content.ts';
 import type { Credentials } from '../registry/auth.ts';
 import { RepositoryClient } from '../registry/client.ts';
 import type { Document } from '../registry/client.ts';
@@ -39,7 +39,7 @@ export interface PullRequest {
 }
 
 /**
- * Fetches an image and unpacks it: layers come in parallel, each is unpacked as soon as it and those below it are there. The record is written last, so an
+ * Fetches an image and unpacks it: layers come in parallel, and each is unpacked while it comes. The record is written last, so an
  * interrupted pull leaves no image (R9). Returns the image's id.
  */
 export async function pullImage(deps: PullDeps, op: Op, { reference, credentials, pull }: PullRequest): Promise<Digest> {
@@ -54,7 +54,7 @@ export async function pullImage(deps: PullDeps, op: Op, { reference, credentials
   const { top, document, manifest } = await resolve(op, client, reference);
 
   op.span.stage('config');
-  await fetchBlob(deps, op, client, manifest.config);
+  await fetchBlob(deps, op, client, { blob: manifest.config });
   const { config, diffIds } = parseConfig(parseJson(await deps.content.read(manifest.config.digest, MAX_DOCUMENT_BYTES), 'the config'));
   if (diffIds.length !== manifest.layers.length)
     throw new ClassifiedError('dataLoss', `image ${reference.repository}: ${manifest.layers.length} layers, ${diffIds.length} diff_ids`);
@@ -104,8 +104,8 @@ const at = <T>(list: readonly T[], index: number): T => {
 };
 
 /**
- * Layers are fetched side by side and unpacked side by side (P2); only the begin of each unpacking is in order, as the snapshotter wants parents first.
- * The first failure ends the others, and they are waited for: nothing of a pull goes on after it.
+ * Layers are fetched side by side and unpacked side by side (P2), each while it is fetched (P3); they are begun in order, as the snapshotter wants parents
+ * first. The first failure ends the others, and they are waited for: nothing of a pull goes on after it.
  */
 async function fetchAndCommit(deps: PullDeps, op: Op, client: RepositoryClient, steps: readonly LayerStep[]): Promise<void> {
   const failed = new AbortController();
@@ -116,11 +116,12 @@ async function fetchAndCommit(deps: PullDeps, op: Op, client: RepositoryClient, 
     work.catch((error: unknown) => failed.abort(error));
     return work;
   };
-  const downloads = steps.map(({ layer, reached }) => begun(fetchBlob(deps, own, client, layer).then(() => reached('unpacking'))));
-  for (const [i, { layer, diffId, chainId, parent, reached }] of steps.entries()) {
-    await Promise.allSettled([downloads[i]]);
-    if (failed.signal.aborted) break;
-    const source = { diffId, blobPath: deps.content.path(layer.digest), mediaType: layer.mediaType };
+  for (const { layer, diffId, chainId, parent, reached } of steps) {
+    const { promise, resolve, reject } = Promise.withResolvers<Ingest | undefined>();
+    promise.catch(() => undefined);
+    const done = begun(fetchBlob(deps, own, client, { blob: layer, began: resolve }).then(() => reached('unpacking')));
+    done.then(() => resolve(undefined), reject);
+    const source = { diffId, blobPath: deps.content.path(layer.digest), mediaType: layer.mediaType, fetch: { begun: promise, done } };
     void begun(deps.snapshotter.commitLayer(own, source, { parent, chainId }).then(() => reached('ready')));
   }
   await Promise.allSettled(all);
@@ -146,14 +147,20 @@ async function resolve(
   return { top, document, manifest };
 }
 
+interface BlobFetch {
+  readonly blob: Descriptor;
+  /** Told where the blob comes into; not when somebody else fetches it, or it is there. */
+  readonly began?: (ingest: Ingest) => void;
+}
+
 /** A fetch that another pull began and that failed is begun anew: that pull may have been given up, or had other credentials. */
-async function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, blob: Descriptor): Promise<void> {
+async function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, what: BlobFetch): Promise<void> {
   for (;;) {
     let isOwn = false;
     try {
-      return await deps.fetches.run(blob.digest, () => {
+      return await deps.fetches.run(what.blob.digest, () => {
         isOwn = true;
-        return fetchOnce(deps, op, client, blob);
+        return fetchOnce(deps, op, client, what);
       });
     } catch (error) {
       if (isOwn) throw error;
@@ -162,16 +169,17 @@ async function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, blob:
   }
 }
 
-async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, blob: Descriptor): Promise<void> {
+async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, { blob, began }: BlobFetch): Promise<void> {
   if (await deps.content.has(blob.digest)) return;
   using _ = await deps.slots.take();
   await using held = new AsyncDisposableStack();
   held.defer(() => deps.progress.fetchEnded(blob.digest));
-  let ingest: Awaited<ReturnType<ContentStore['ingest']>> | undefined;
+  let ingest: Ingest | undefined;
   await client.blob(op, blob, async () => {
     await ingest?.[Symbol.asyncDispose]();
     const begun = held.use(await deps.content.ingest(blob));
     ingest = begun;
+    began?.(begun);
     let bytes = 0;
     deps.progress.fetched(blob.digest, bytes);
     return {

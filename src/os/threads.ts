@@ -1,3 +1,4 @@
+import { setPriority } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { Transferable } from 'node:worker_threads';
 
@@ -16,6 +17,14 @@ export interface Thread {
 
 /** To begin one takes as long as reading some megabytes: they are kept this long for what comes next. */
 const IDLE_MS = 2_000;
+
+const NICE = 10;
+
+/** Called by a thread: the event loop, and whoever else has little to do, gets the processor before it. */
+export function yieldToOthers(): void {
+  // Linux: of this thread alone.
+  setPriority(NICE);
+}
 
 interface Kept {
   readonly worker: Worker;

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
 import type { Digest } from '../base/digest.ts';
 import { chainIdOf } from '../base/digest.ts';
-import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
+import { ClassifiedError, invalidArgument, kindOf, messageOf, notFound } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
@@ -78,7 +78,8 @@ class LayeredSnapshotter implements Snapshotter {
   readonly #parts: Parts;
   readonly #layersDir: string;
   readonly #shortDir: ShortDir;
-  readonly #unpacking = new Slots(availableParallelism());
+  /** Some wait for their blobs to come. */
+  readonly #unpacking = new Slots(availableParallelism() + 2);
   readonly #layers = new Map<Digest, Layer>();
   /** Commits under way or waiting, by chainId. */
   readonly #committing = new Map<Digest, number>();
@@ -153,6 +154,8 @@ class LayeredSnapshotter implements Snapshotter {
     try {
       await mkdir(temporary, { mode: 0o700 });
       await using unpacked = await this.#unpack(op, source, { dir: temporary, isBottom: parent === undefined });
+      // Of what was unpacked while it came nobody knew yet whether it is the blob.
+      await source.fetch?.done;
       op.span.stage('commit layer');
       using _ = parent === undefined ? undefined : await this.#locks.lock(parent);
       if (parent !== undefined && !this.#layers.has(parent)) throw noParent(chainId, parent);
@@ -178,10 +181,25 @@ class LayeredSnapshotter implements Snapshotter {
     }
   }
 
+  /** While the blob comes, if it can be; when that fails, once more when it is there: it may have been fetched anew, and tells more when it is whole. */
   async #unpack(op: Op, source: LayerSource, into: { dir: string; isBottom: boolean }): Promise<Unpacked> {
-    using _ = await this.#unpacking.take();
-    op.span.stage('unpack layer');
-    return await this.#parts.store.unpack(op, source, into);
+    const unpack = async (from: LayerSource): Promise<Unpacked> => {
+      // Whoever waits for a download to begin is in nobody's way.
+      await from.fetch?.begun;
+      using _ = await this.#unpacking.take();
+      op.span.stage('unpack layer');
+      return await this.#parts.store.unpack(op, from, into);
+    };
+    try {
+      return await unpack(source);
+    } catch (error) {
+      if (source.fetch === undefined || op.signal.aborted || !['dataLoss', 'unavailable'].includes(kindOf(error))) throw error;
+      await source.fetch.done;
+      op.log.debug({ diffId: source.diffId, err: messageOf(error) }, 'a layer is unpacked again: it could not be while its blob came');
+      await this.#parts.trash.discard(into.dir);
+      await mkdir(into.dir, { mode: 0o700 });
+      return await unpack({ ...source, fetch: undefined });
+    }
   }
 
   async hasLayer(chainId: Digest): Promise<boolean> {

@@ -2,41 +2,26 @@ import { readSync } from 'node:fs';
 import { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { MessagePort } from 'node:worker_threads';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import type { ErrorKind } from '../base/errors.ts';
-import { errnoOf, kindOf } from '../base/errors.ts';
-import type { Compression } from './tools.ts';
+import { ClassifiedError, errnoOf, kindOf } from '../base/errors.ts';
+import type { PlainSource } from './plain-input.ts';
 
 // For threads of their own: reads block, and so may `take`.
 const READ_BYTES = 1 << 20;
 /** After this many bytes what was begun elsewhere may report. */
 const TURN_BYTES = 32 << 20;
 
-function* input(fd: number, bytes: () => Buffer): Generator<Buffer> {
-  for (;;) {
-    const buffer = bytes();
-    const length = readSync(fd, buffer, 0, buffer.length, null);
-    if (length === 0) return;
-    yield buffer.subarray(0, length);
+/** Hands the plain bytes of a layer to `take`, in order. A chunk is the stream's again when `take` returns. unavailable: the blob was given up. */
+export async function streamPlain(source: PlainSource, take: (chunk: Buffer) => void): Promise<void> {
+  if (source.inflate === 'none') {
+    const buffer = Buffer.allocUnsafe(READ_BYTES);
+    for await (const chunk of chunksOf(source, () => buffer)) take(chunk);
+    return;
   }
-}
-
-/** Hands the plain bytes of a layer to `take`, in order. A chunk is the stream's again when `take` returns. */
-export async function streamPlain({ fd, inflate }: { fd: number; inflate: Compression }, take: (chunk: Buffer) => void): Promise<void> {
-  if (inflate === 'gzip') return inflated(fd, createGunzip({ chunkSize: READ_BYTES / 4 }), take);
-  if (inflate === 'zstd') return inflated(fd, createZstdDecompress({ chunkSize: READ_BYTES / 4 }), take);
-  const buffer = Buffer.allocUnsafe(READ_BYTES);
-  let sinceTurn = 0;
-  for (const chunk of input(fd, () => buffer)) {
-    take(chunk);
-    sinceTurn += chunk.length;
-    if (sinceTurn < TURN_BYTES) continue;
-    sinceTurn = 0;
-    await nextTurn();
-  }
-}
-
-async function inflated(fd: number, transform: NodeJS.ReadWriteStream, take: (chunk: Buffer) => void): Promise<void> {
+  const options = { chunkSize: READ_BYTES / 4 };
+  const transform = source.inflate === 'gzip' ? createGunzip(options) : createZstdDecompress(options);
   const sink = new Writable({
     write(chunk: Buffer, _encoding, done) {
       try {
@@ -48,7 +33,57 @@ async function inflated(fd: number, transform: NodeJS.ReadWriteStream, take: (ch
     },
   });
   // The stream keeps a chunk while it reads the next.
-  await pipeline(Readable.from(input(fd, () => Buffer.allocUnsafe(READ_BYTES / 4))), transform, sink);
+  const chunks = chunksOf(source, () => Buffer.allocUnsafe(READ_BYTES / 4));
+  await pipeline(Readable.from(chunks, { highWaterMark: 1 }), transform, sink);
+}
+
+async function* chunksOf({ fd, port, sizeBytes }: PlainSource, bytes: () => Buffer): AsyncGenerator<Buffer> {
+  using growth = port === undefined ? undefined : new Growth(port);
+  let turnAt = TURN_BYTES;
+  for (let at = 0; at < sizeBytes;) {
+    const there = growth === undefined ? sizeBytes : await growth.beyond(at);
+    const buffer = bytes();
+    const length = readSync(fd, buffer, 0, Math.min(buffer.length, there - at), at);
+    if (length === 0) return;
+    at += length;
+    yield buffer.subarray(0, length);
+    if (at < turnAt) continue;
+    turnAt = at + TURN_BYTES;
+    await nextTurn();
+  }
+}
+
+/** How far a blob is that is still being fetched. */
+class Growth implements Disposable {
+  readonly #port: MessagePort;
+  #bytes = 0;
+  #isOver = false;
+  #wake: (() => void) | undefined;
+
+  constructor(port: MessagePort) {
+    this.#port = port;
+    port.on('message', (bytes: number) => {
+      this.#bytes = bytes;
+      this.#wake?.();
+    });
+    port.on('close', () => {
+      this.#isOver = true;
+      this.#wake?.();
+    });
+  }
+
+  /** Resolves with how many bytes are there when those are more than `at`. */
+  async beyond(at: number): Promise<number> {
+    while (this.#bytes <= at) {
+      if (this.#isOver) throw new ClassifiedError('unavailable', `the blob was given up after ${this.#bytes} bytes`);
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+    return this.#bytes;
+  }
+
+  [Symbol.dispose](): void {
+    this.#port.close();
+  }
 }
 
 /** zlib's own errors mean that the blob is damaged; a full disk is nobody's fault. */

@@ -1,3 +1,4 @@
+import type { MessagePort } from 'node:worker_threads';
 import type { Digest } from '../base/digest.ts';
 import type { Op } from '../base/op.ts';
 
@@ -28,6 +29,24 @@ export interface LayerSource {
   /** Path of the compressed or plain tar blob, and its media type (decides gzip, zstd or plain). */
   readonly blobPath: string;
   readonly mediaType: string;
+  /** The blob is still to come. */
+  readonly fetch?: LayerFetch | undefined;
+}
+
+/** A blob on its way to `blobPath`. */
+export interface LayerFetch {
+  /** Its file can be read while it grows; undefined: it can't. Rejects as `done` does when it does not come to that. */
+  readonly begun: Promise<{ follow(): GrowingBlob | undefined } | undefined>;
+  /** It is at its path, verified and durable: nothing is committed before. What was read until then may be wrong when this rejects, or was fetched anew. */
+  readonly done: Promise<void>;
+}
+
+/** For one reader, who closes both. */
+export interface GrowingBlob {
+  readonly fd: number;
+  /** Tells how many bytes are there from the beginning on, at last all; it closes before that when the file is given up. */
+  readonly port: MessagePort;
+  readonly sizeBytes: number;
 }
 
 export interface Usage {

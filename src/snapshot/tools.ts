@@ -2,15 +2,11 @@ import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { ClassifiedError } from '../base/errors.ts';
 
-export type Compression = 'gzip' | 'zstd' | 'none';
-
 /** Programs found on this machine, absolute paths. */
 export interface Tools {
   readonly path: string;
   readonly bsdtar: string | undefined;
   readonly tar: string | undefined;
-  readonly igzip: string | undefined;
-  readonly zstd: string | undefined;
 }
 
 export function findTools(path = process.env['PATH'] ?? ''): Tools {
@@ -26,7 +22,7 @@ export function findTools(path = process.env['PATH'] ?? ''): Tools {
           return false;
         }
       });
-  return { path, bsdtar: find('bsdtar'), tar: find('tar'), igzip: find('igzip'), zstd: find('zstd') };
+  return { path, bsdtar: find('bsdtar'), tar: find('tar') };
 }
 
 /**
@@ -44,11 +40,4 @@ export function extractArgv(tools: Tools, dir: string): string[] {
     return [tools.tar, '-x', ...keep, '--warning=no-timestamp', '-f', '-', '-C', dir];
   }
   throw new ClassifiedError('failedPrecondition', 'unpack layer: neither bsdtar nor tar is on PATH');
-}
-
-/** undefined: nothing to inflate, or no program that beats Node's own zlib. */
-export function inflateArgv(tools: Tools, compression: Compression): string[] | undefined {
-  if (compression === 'gzip' && tools.igzip !== undefined) return [tools.igzip, '-d', '-c'];
-  if (compression === 'zstd' && tools.zstd !== undefined) return [tools.zstd, '-d', '-c', '-q', '--no-progress'];
-  return undefined;
 }

@@ -40,13 +40,13 @@ class TarPipe {
   }
 }
 
-doLayerJobs(parentPort, async ({ inputFd, tarFd, inflate }: UnpackJob): Promise<UnpackReply> => {
+doLayerJobs(parentPort, async ({ input, tarFd }: UnpackJob): Promise<UnpackReply> => {
   const hash = createHash('sha256');
   const pipe = new TarPipe(tarFd);
   const filter = new LayerFilter((bytes) => pipe.write(bytes));
   const reader = new TarReader(filter);
   try {
-    await streamPlain({ fd: inputFd, inflate }, (chunk) => {
+    await streamPlain(input, (chunk) => {
       hash.update(chunk);
       reader.push(chunk);
     });

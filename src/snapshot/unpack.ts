@@ -1,31 +1,33 @@
 import { closeSync } from 'node:fs';
 import type { Digest } from '../base/digest.ts';
-import type { ErrorKind } from '../base/errors.ts';
-import { ClassifiedError, messageOf } from '../base/errors.ts';
+import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import type { Child } from '../os/spawn.ts';
 import { pipe, spawn } from '../os/spawn.ts';
-import { startLayerThread } from './layer-thread.ts';
+import type { LayerJobError } from './layer-thread.ts';
+import { runLayerJob } from './layer-thread.ts';
+import type { PlainSource } from './plain-input.ts';
 import { PlainInput } from './plain-input.ts';
 import type { LayerSource } from './snapshotter.ts';
 import { StderrTail } from './stderr-tail.ts';
 import type { LayerChanges } from './tar/layer-filter.ts';
-import type { Compression, Tools } from './tools.ts';
+import type { Tools } from './tools.ts';
 import { extractArgv } from './tools.ts';
 import { applyWhiteouts } from './whiteouts.ts';
 
-/** To the worker: it reads `inputFd` and writes the canonical tar to `tarFd`; both stay the starter's to close. */
+/** To the worker: it reads `input` and writes the canonical tar to `tarFd`, which stays the starter's to close. */
 export interface UnpackJob {
-  readonly inputFd: number;
+  readonly input: PlainSource;
   readonly tarFd: number;
-  /** What is left for the worker to inflate. */
-  readonly inflate: Compression;
 }
 
-export type UnpackReply =
-  | { readonly diffId: Digest; readonly changes: LayerChanges }
-  | { readonly error: string; readonly kind: ErrorKind; readonly tarIsGone: boolean };
+export type UnpackReply = Unpacked | LayerJobError;
+
+interface Unpacked {
+  readonly diffId: Digest;
+  readonly changes: LayerChanges;
+}
 
 const SIGKILL = 9;
 
@@ -48,11 +50,9 @@ export async function unpackLayer(
 async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools): Promise<LayerChanges> {
   throwIfOver(op);
   let child: Child | undefined;
-  await using input = new PlainInput(layer, tools);
-  const kill = (): void => {
-    child?.kill(SIGKILL);
-    input.kill();
-  };
+  using input = await PlainInput.open(layer);
+  throwIfOver(op);
+  const kill = (): void => child?.kill(SIGKILL);
   try {
     const { read: tarStdin, write: tarFd } = pipe();
     using tarEnd = new DisposableStack();
@@ -68,14 +68,14 @@ async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools):
     op.signal.addEventListener('abort', kill, { once: true });
     if (op.signal.aborted) kill();
 
-    const reply = await inWorker({ inputFd: input.fd, tarFd, inflate: input.inflate });
+    const job: UnpackJob = { input: input.source, tarFd };
+    const reply = await runLayerJob<Unpacked>(op, new URL('./unpack-worker', import.meta.url), { job, transfer: input.transfer });
     if ('error' in reply) kill();
     tarEnd.dispose();
     const { exitCode } = await child.exited;
     throwIfOver(op);
-    if ('error' in reply && !reply.tarIsGone) throw new ClassifiedError(reply.kind, reply.error);
+    if ('error' in reply && reply.tarIsGone !== true) throw new ClassifiedError(reply.kind, reply.error);
     if (exitCode !== 0) throw extractError(await stderr.text());
-    await input.check(layer);
     if ('error' in reply) throw new ClassifiedError('internal', reply.error);
     if (reply.diffId !== layer.diffId)
       throw new ClassifiedError('dataLoss', `unpack layer ${layer.diffId}: its content is ${reply.diffId}`);
@@ -90,13 +90,4 @@ async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools):
 function extractError(words: string): ClassifiedError {
   const full = /No space left|Disk quota exceeded/i.test(words);
   return new ClassifiedError(full ? 'resourceExhausted' : 'failedPrecondition', `unpack layer: ${words}`);
-}
-
-async function inWorker(job: UnpackJob): Promise<UnpackReply> {
-  const thread = startLayerThread<UnpackReply>(new URL('./unpack-worker', import.meta.url), job);
-  const failed = (error: string): UnpackReply => ({ error, kind: 'internal', tarIsGone: false });
-  const reply = await thread.reply.catch((error: unknown) => failed(messageOf(error)));
-  // Its descriptors are closed by us: not before it is gone.
-  await thread.ended;
-  return reply ?? failed('the unpacking thread ended');
 }

@@ -3,8 +3,6 @@ import { join } from 'node:path';
 import type { Logger } from '../../base/log.ts';
 import { createLayeredSnapshotter } from '../layered.ts';
 import type { Snapshotter } from '../snapshotter.ts';
-import type { Tools } from '../tools.ts';
-import { findTools } from '../tools.ts';
 import { IndexedLayers } from './indexed-layers.ts';
 import type { Backing } from './mounting.ts';
 import type { ErofsSupport } from './probe.ts';
@@ -22,7 +20,6 @@ export interface ErofsSnapshotter extends Snapshotter {
 export async function createErofsSnapshotter(options: {
   root: string;
   log: Logger;
-  tools?: Tools;
   backings?: readonly Backing[];
 }): Promise<ErofsSnapshotter> {
   let support: ErofsSupport | undefined;
@@ -30,7 +27,7 @@ export async function createErofsSnapshotter(options: {
     await mkdir(join(places.root, 'tars'), { recursive: true, mode: 0o700 });
     support = probeErofs(join(places.root, 'tmp'), options.backings);
     options.log.info({ ...support.backing, nests: support.nests }, 'EROFS indexes can be mounted');
-    return new IndexedLayers({ ...places, tools: options.tools ?? findTools(), backing: support.backing });
+    return new IndexedLayers({ ...places, backing: support.backing });
   });
   return Object.assign(snapshotter, { support: support as ErofsSupport });
 }

@@ -2,21 +2,17 @@ import { fdatasync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { createHash } from 'node:crypto';
 import type { Digest } from '../../base/digest.ts';
-import type { ErrorKind } from '../../base/errors.ts';
+import type { LayerJobError } from '../layer-thread.ts';
 import { tooMuch } from '../tar/layer-rules.ts';
 import { TarReader } from '../tar/reader.ts';
+import type { PlainSource } from '../plain-input.ts';
 import { streamPlain } from '../plain-stream.ts';
-import type { Compression } from '../tools.ts';
 import { writeIndex } from './index-writer.ts';
 import { LayerIndexer } from './layer-indexer.ts';
 
 /** To the thread; the descriptors stay the starter's to close. */
 export interface IndexJob {
-  readonly inputFd: number;
-  /** What is left to inflate. */
-  readonly inflate: Compression;
-  /** Of the blob; undefined for a tar that is stored already. */
-  readonly blobBytes: number;
+  readonly input: PlainSource;
   /** Empty file for the tar; undefined when it is stored already, as `known` tells. */
   readonly dataFd: number | undefined;
   readonly known: { readonly diffId: Digest; readonly tarBytes: number } | undefined;
@@ -34,7 +30,7 @@ export interface IndexedLayer {
   readonly implied: ReadonlyArray<{ readonly path: string; readonly offset: number }>;
 }
 
-export type IndexReply = IndexedLayer | { readonly error: string; readonly kind: ErrorKind };
+export type IndexReply = IndexedLayer | LayerJobError;
 
 /** The tar's file ends with a whole page: a loop device would cut off the rest of a sector. */
 const PAGE_BYTES = 4096;
@@ -87,10 +83,10 @@ export async function indexLayer(job: IndexJob): Promise<IndexedLayer> {
   const indexer = new LayerIndexer({ isBottom: job.isBottom });
   const reader = new TarReader(indexer);
   const hash = createHash('sha256');
-  const maxBytes = Math.max(RATIO_FREE_BYTES, job.blobBytes * MAX_RATIO);
+  const maxBytes = Math.max(RATIO_FREE_BYTES, job.input.sizeBytes * MAX_RATIO);
   const data = job.dataFd === undefined ? undefined : new DataFile(job.dataFd, maxBytes);
   let tarBytes = 0;
-  await streamPlain({ fd: job.inputFd, inflate: job.inflate }, (chunk) => {
+  await streamPlain(job.input, (chunk) => {
     tarBytes += chunk.length;
     reader.push(chunk);
     if (data === undefined) return;

@@ -11,12 +11,11 @@ import type { Op } from '../../base/op.ts';
 import { throwIfOver } from '../../base/op.ts';
 import { syncDir } from '../../os/atomic-file.ts';
 import type { LayerStore, Unpacked } from '../layer-store.ts';
-import { startLayerThread } from '../layer-thread.ts';
+import { runLayerJob } from '../layer-thread.ts';
 import type { StorePlaces } from '../layered.ts';
 import type { Layer, StoredTar } from '../overlay-records.ts';
 import { PlainInput } from '../plain-input.ts';
 import type { LayerSource, Usage } from '../snapshotter.ts';
-import type { Tools } from '../tools.ts';
 import type { InodeAttributes } from './format.ts';
 import { INODE_BYTES, patchAttributes, readInode } from './format.ts';
 import type { IndexedLayer, IndexJob, IndexReply } from './index-job.ts';
@@ -43,14 +42,14 @@ interface Tar extends StoredTar {
 export class IndexedLayers implements LayerStore {
   readonly name = 'erofs';
   readonly mounts = true;
-  readonly #parts: StorePlaces & { readonly tools: Tools; readonly backing: Backing };
+  readonly #parts: StorePlaces & { readonly backing: Backing };
   readonly #layersDir: string;
   readonly #tarsDir: string;
   readonly #tars = new Map<Digest, Tar>();
   /** By diffID. */
   readonly #locks = new KeyedLock();
 
-  constructor(parts: StorePlaces & { tools: Tools; backing: Backing }) {
+  constructor(parts: StorePlaces & { backing: Backing }) {
     this.#parts = parts;
     this.#layersDir = join(parts.root, 'layers');
     this.#tarsDir = join(parts.root, 'tars');
@@ -131,25 +130,23 @@ export class IndexedLayers implements LayerStore {
   /** Stores and indexes the blob, or only indexes what is stored. */
   async #index(op: Op, source: LayerSource, into: { dir: string; isBottom: boolean; stored: Tar | undefined }): Promise<IndexedLayer> {
     const { dir, isBottom, stored } = into;
-    const { tools } = this.#parts;
+    // The tar is read instead of a blob that may be on its way; whether that arrives is asked later.
     const from =
       stored === undefined ? source : { diffId: source.diffId, blobPath: join(this.#tarsDir, stored.file), mediaType: 'stored.tar' };
-    await using input = new PlainInput(from, tools);
+    using input = await PlainInput.open(from);
+    throwIfOver(op);
     using fds = new DisposableStack();
     const create = (name: string): number => fds.adopt(openSync(join(dir, name), 'wx', 0o600), closeSync);
     const job: IndexJob = {
-      inputFd: input.fd,
-      inflate: input.inflate,
-      blobBytes: (await lstat(from.blobPath)).size,
+      input: input.source,
       dataFd: stored === undefined ? create('tar') : undefined,
       known: stored === undefined ? undefined : { diffId: stored.diffId, tarBytes: stored.sizeBytes },
       indexFd: create('index'),
       isBottom,
     };
-    const reply = await inThread(op, job, () => input.kill());
+    const reply = await runLayerJob<IndexReply>(op, new URL('./index-worker', import.meta.url), { job, transfer: input.transfer });
     throwIfOver(op);
     if ('error' in reply) throw new ClassifiedError(reply.kind, reply.error);
-    await input.check(source);
     return reply;
   }
 
@@ -214,24 +211,5 @@ export class IndexedLayers implements LayerStore {
     if (--tar.users > 0) return { deleted: Promise.resolve() };
     this.#tars.delete(tar.diffId);
     return this.#parts.trash.discard(join(this.#tarsDir, tar.file));
-  }
-}
-
-async function inThread(op: Op, job: IndexJob, kill: () => void): Promise<IndexReply> {
-  const thread = startLayerThread<IndexReply>(new URL('./index-worker', import.meta.url), job);
-  const stop = (): void => {
-    kill();
-    thread.stop();
-  };
-  op.signal.addEventListener('abort', stop, { once: true });
-  if (op.signal.aborted) stop();
-  try {
-    const reply = await thread.reply.catch((error: unknown) => ({ error: messageOf(error), kind: 'internal' as const }));
-    if (reply === undefined || 'error' in reply) kill();
-    return reply ?? { error: 'the indexing thread ended', kind: 'internal' };
-  } finally {
-    op.signal.removeEventListener('abort', stop);
-    // Its descriptors are closed by us: not before it is gone.
-    await thread.ended;
   }
 }

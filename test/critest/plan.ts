@@ -6,6 +6,8 @@ export interface Skip {
   readonly reason: string;
   /** Left out only while this path does not exist. */
   readonly unlessPath?: string;
+  /** Left out only under this runtime handler. */
+  readonly handler?: string;
 }
 
 /** critest.yaml. */
@@ -42,18 +44,21 @@ export function parsePlan(text: string): Plan {
   return { floor, options, skip: skip.map(entryOf) };
 }
 
-function entryOf({ match, reason, unlessPath, ...rest }: Record<string, string>): Skip {
+function entryOf({ match, reason, unlessPath, handler, ...rest }: Record<string, string>): Skip {
   const [unknown] = Object.keys(rest);
   if (unknown !== undefined) throw new Error(`critest.yaml: unknown field ${unknown}`);
   if (match === undefined || reason === undefined)
     throw new Error(`critest.yaml: ${match ?? 'an entry'}: match and reason are both needed`);
   new RegExp(match);
-  return { match, reason, ...(unlessPath === undefined ? {} : { unlessPath }) };
+  return { match, reason, ...(unlessPath === undefined ? {} : { unlessPath }), ...(handler === undefined ? {} : { handler }) };
 }
 
 const unquoted = (text: string): string => text.replace(/^'(.*)'$/, '$1').replace(/^"(.*)"$/, '$1');
 
 export const readPlan = (path: string): Plan => parsePlan(readFileSync(path, 'utf8'));
 
-/** The entries that hold on this host. */
-export const skipsHere = (plan: Plan): Skip[] => plan.skip.filter(({ unlessPath }) => unlessPath === undefined || !existsSync(unlessPath));
+/** The entries that hold on this host and under this handler. */
+export const skipsHere = (plan: Plan, under = process.env['HANDLER']): Skip[] =>
+  plan.skip.filter(
+    ({ unlessPath, handler }) => (unlessPath === undefined || !existsSync(unlessPath)) && (handler === undefined || handler === under),
+  );

@@ -99,6 +99,8 @@ export function buildSpec(input: SpecInput): OciSpec {
     ociVersion: user.ociVersion,
     process: ociProcess,
     root: { path: input.rootfsPath, readonly: readonlyRootfs },
+    // The namespace has it already; a runtime with a kernel of its own (runsc) knows only this.
+    ...(input.namespaces.uts === 'host' || input.hostname === '' ? {} : { hostname: input.hostname }),
     mounts: mountsOf({
       mounts: input.mounts,
       podFiles: input.podFiles,

@@ -311,7 +311,8 @@ describe('container/oci-spec', () => {
     expect(spec.process.rlimits).to.deep.equal([{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 }]);
     expect(spec.linux.namespaces).to.deep.include.members([{ type: 'pid' }, { type: 'network', path: '/ns/net' }, { type: 'mount' }]);
     expect(spec.linux.resources.devices?.[0]).to.deep.equal({ allow: false, access: 'rwm' });
-    expect(spec).to.not.have.property('hostname');
+    expect(spec.hostname).to.equal('web');
+    expect(buildSpec(input({ namespaces: { ...input().namespaces, uts: 'host' } }))).to.not.have.property('hostname');
     const exec = buildExecProcess({ spec, command: ['ls'], tty: false });
     expect(exec).to.deep.equal({ ...spec.process, args: ['ls'], terminal: false });
   });

@@ -52,7 +52,7 @@ try {
     config: {
       metadata: { name: 'web', attempt: 0 },
       image: { image },
-      command: ['sh', '-c', 'echo "hello from $(hostname)"; exec httpd -f -h /www'],
+      command: ['sh', '-c', 'echo "hello from $(hostname)"; trap "exit 0" TERM; httpd -f -h /www & wait'],
       logPath: 'web.log',
     },
   });

@@ -66,7 +66,7 @@ stack.defer(async () => {
 contenders.push(await startGantry(mirrors, ['--snapshotter', snapshotter, '--metrics-port', String(metricsPort)], run));
 if (peer === 'containerd') contenders.push(await startContainerd(mirrors, run));
 for (const { name, version } of contenders) console.log(`${name} ${version}`);
-console.log(`gantry with ${snapshotter}, the floor with ${INFLATER.join(' ')}`);
+console.log(`gantry with ${snapshotter}, the floor with ${INFLATER}`);
 
 const results: PullRow[] = [];
 for (const [name, image] of images) {
@@ -77,4 +77,4 @@ for (const [name, image] of images) {
 }
 console.log(`\n${table(results, peer)}`);
 if (values.json !== undefined)
-  writeFileSync(values.json, `${JSON.stringify({ snapshotter, scale, inflater: INFLATER[0], rows: results }, undefined, 2)}\n`);
+  writeFileSync(values.json, `${JSON.stringify({ snapshotter, scale, inflater: INFLATER, rows: results }, undefined, 2)}\n`);

@@ -5,7 +5,7 @@ import type { Row } from '../samples.ts';
 import { rowOf, Samples } from '../samples.ts';
 import { floorMs } from './floor.ts';
 import type { StoredImage } from './shelf.ts';
-import { fileCount, probed, pull, removeImages, settle, stallMs } from './turn.ts';
+import { diskBytes, loopbackBytes, probed, pull, removeImages, settle, stallMs } from './turn.ts';
 
 export interface PullBench {
   readonly contenders: readonly Contender[];
@@ -33,17 +33,21 @@ const BEGIN_MS = 100;
 export async function pullRows(name: string, image: StoredImage, bench: PullBench): Promise<PullRow[]> {
   const { contenders, run, storage, rounds, peer } = bench;
   const [cold, warm, list, stall] = [new Samples(), new Samples(), new Samples(), new Samples()];
+  const imageBytes = image.layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  const before = new Map(contenders.map((who) => [who, diskBytes(who.dir)]));
   const turn = async (who: Contender): Promise<void> => {
     const [one, two] = [1, 2].map((tag) => `images.test/${name}:${tag}`) as [string, string];
-    const before = fileCount(who.dir);
     settle(run, storage);
     if (who.name === 'gantry') await stallMs(bench.metricsPort);
     await sleep(BEGIN_MS);
+    const sent = loopbackBytes();
     list.add(who.name, await probed(who, async () => cold.add(who.name, await pull(who, one))));
+    const fetched = loopbackBytes() - sent;
+    if (fetched < imageBytes) throw new Error(`${who.name} fetched ${fetched} of ${imageBytes} bytes: its pull was not cold`);
     if (who.name === 'gantry') stall.add(who.name, await stallMs(bench.metricsPort));
     settle(run, storage);
     warm.add(who.name, await pull(who, two));
-    await removeImages(who, [two, one], before);
+    await removeImages(who, [two, one], before.get(who) ?? 0);
   };
   const floor = async (): Promise<void> => {
     const repository = `http://${bench.registry}/v2/${name}`;
@@ -60,6 +64,9 @@ export async function pullRows(name: string, image: StoredImage, bench: PullBenc
       others = Math.max(others, watch.others());
     }
   }
+  const [fastest, floorMedian] = [cold.quantile('gantry', 0), cold.quantile('floor', 0.5)];
+  if (fastest !== undefined && floorMedian !== undefined && fastest < floorMedian)
+    console.log(`NO FLOOR: a pull of ${name} took ${fastest.toFixed(0)} ms, below the floor: don't compare with it`);
   const all = { '': cold, '-warm': warm, '-list-p99': list, '-stall': stall };
   return Object.entries(all).map(([suffix, samples]) => ({ ...rowOf(`pull-${name}${suffix}`, 'ms', samples, peer), others }));
 }

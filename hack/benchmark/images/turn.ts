@@ -1,5 +1,6 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -9,8 +10,8 @@ import { timed } from '../workload.ts';
 const PROBER = fileURLToPath(new URL('./prober.ts', import.meta.url));
 const PULL_TIMEOUT_MS = 900_000;
 const EMPTY_TIMEOUT_MS = 120_000;
-/** Directories and the like that a removed image may leave. */
-const LEFTOVER_FILES = 50;
+/** Databases and logs grow. */
+const LEFTOVER_BYTES = 2 << 20;
 
 /** Milliseconds until the image is ready to run. */
 export const pull = (who: Contender, image: string): Promise<number> =>
@@ -41,15 +42,24 @@ export async function stallMs(metricsPort: number): Promise<number> {
   return Number(seconds) * 1000;
 }
 
-/** Files below a directory, on its own filesystem; some may be on their way out, which `find` takes for an error. */
-export const fileCount = (dir: string): number => spawnSync('find', [dir, '-xdev', '-printf', 'x'], { maxBuffer: 64 << 20 }).stdout.length;
+/** What files below a directory take on disk, on its own filesystem; some may be on their way out, which `find` takes for an error. */
+export function diskBytes(dir: string): number {
+  const { stdout } = spawnSync('find', [dir, '-xdev', '-printf', '%b\\n'], { encoding: 'utf8', maxBuffer: 64 << 20 });
+  return stdout.split('\n').reduce((sum, blocks) => sum + Number(blocks) * 512, 0);
+}
 
-/** Removes images; resolves when their files are gone too, of which there were `before` without them. */
+/** What went over loopback so far: in this network namespace, only between the registry and who asks it. */
+export const loopbackBytes = (): number => Number(readFileSync('/sys/class/net/lo/statistics/tx_bytes', 'utf8'));
+
+/**
+ * Removes images; resolves when their space is free too, of which `before` was taken without them. Bytes, not files: an image that is kept as tars is a dozen
+ * files, and what is still being deleted would be the next turn's burden.
+ */
 export async function removeImages(who: Contender, images: readonly string[], before: number): Promise<void> {
   for (const image of images) await who.cri.image('removeImage', { image: { image } }, PULL_TIMEOUT_MS);
   const untilMs = Date.now() + EMPTY_TIMEOUT_MS;
-  while (fileCount(who.dir) > before + LEFTOVER_FILES) {
-    if (Date.now() > untilMs) throw new Error(`${who.name} keeps files of removed images: ${fileCount(who.dir)}, ${before} without them`);
+  for (let now = diskBytes(who.dir); now > before + LEFTOVER_BYTES; now = diskBytes(who.dir)) {
+    if (Date.now() > untilMs) throw new Error(`${who.name} keeps what it had of removed images: ${now} bytes, ${before} without them`);
     await sleep(100);
   }
 }

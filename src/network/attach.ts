@@ -24,6 +24,9 @@ export interface Attachment {
   readonly result: unknown;
 }
 
+/** What is known of an attach when it is undone; without a result it may have ended anywhere. */
+export type Begun = Pick<Attachment, 'conflist'> & Partial<Attachment>;
+
 export interface NetworkStatus {
   readonly ready: boolean;
   readonly reason: string;
@@ -33,10 +36,12 @@ export interface NetworkStatus {
 export interface Network {
   /** Watched conf dir, damped STATUS polling; from memory, never waits. */
   status(): NetworkStatus;
-  /** ADD chain of the first conflist. On failure the chain was DELed. Errors: plugin name and its own words. */
-  attach(op: Op, request: PodNetworkRequest): Promise<Attachment>;
-  /** DEL in reverse order with the cached result, or the current conflist when there is none (ADD never finished). Idempotent. */
-  detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void>;
+  /** The conflist in force, looked at anew, to be recorded before an attach by it. failedPrecondition when there is none. */
+  conflist(): Promise<unknown>;
+  /** ADD chain of the conflist, by default of the one in force. On failure the chain was DELed. Errors: plugin name and its own words. */
+  attach(op: Op, request: PodNetworkRequest, conflist?: unknown): Promise<Attachment>;
+  /** DEL in reverse order with the cached result, by the conflist that ADD began with or else the one in force. Idempotent. */
+  detach(op: Op, request: PodNetworkRequest, begun: Begun | undefined): Promise<void>;
   /**
    * The conflist in force, looked at anew, as `Attachment.conflist` has it; undefined unless a sandbox may be attached by it before anything of its pod is
    * known (DESIGN 3.10).

@@ -3,7 +3,7 @@ import { ClassifiedError, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { detached, newOp } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
-import type { Attachment, Network, NetworkStatus, PodNetworkRequest } from './attach.ts';
+import type { Attachment, Begun, Network, NetworkStatus, PodNetworkRequest } from './attach.ts';
 import { allowsAhead } from './ahead.ts';
 import { addChain, checkChain, delChain } from './chain.ts';
 import type { Chain } from './chain.ts';
@@ -160,11 +160,15 @@ class CniNetwork implements Network {
     return notReady(failure);
   }
 
-  async attach(op: Op, request: PodNetworkRequest): Promise<Attachment> {
+  async conflist(): Promise<Conflist> {
     await this.#reload();
-    const { conflist } = this.#conf;
-    if (conflist === undefined) throw new ClassifiedError('failedPrecondition', `attach pod network: ${this.#conf.problems.join('; ')}`);
-    const chain = { conflist, binDirs: this.#binDirs };
+    const { conflist, problems } = this.#conf;
+    if (conflist === undefined) throw new ClassifiedError('failedPrecondition', `attach pod network: ${problems.join('; ')}`);
+    return conflist;
+  }
+
+  async attach(op: Op, request: PodNetworkRequest, conflist?: unknown): Promise<Attachment> {
+    const chain = { conflist: (conflist as Conflist | undefined) ?? (await this.conflist()), binDirs: this.#binDirs };
     try {
       return await addChain(op, chain, request);
     } catch (error) {
@@ -186,12 +190,12 @@ class CniNetwork implements Network {
     this.#listeners.push(listener);
   }
 
-  async detach(op: Op, request: PodNetworkRequest, attachment: Attachment | undefined): Promise<void> {
-    const chain = await this.#chainOf(attachment);
+  async detach(op: Op, request: PodNetworkRequest, begun: Begun | undefined): Promise<void> {
+    const chain = await this.#chainOf(begun);
     if (chain === undefined) return;
-    if (attachment === undefined) await endPlugins(op, request.sandboxId);
+    if (begun?.result === undefined) await endPlugins(op, request.sandboxId);
     try {
-      await delChain(op, chain, request, attachment?.result);
+      await delChain(op, chain, request, begun?.result);
     } catch (error) {
       // Without a namespace nothing is left in it; the address is released at once, what plugins keep elsewhere when GC asks (R4).
       if (request.netnsPath !== '') throw error;
@@ -206,8 +210,8 @@ class CniNetwork implements Network {
   }
 
   /** The conflist that ADD used, else the one there is now. */
-  async #chainOf(attachment: Attachment | undefined): Promise<Chain | undefined> {
-    if (attachment !== undefined) return { conflist: attachment.conflist as Conflist, binDirs: this.#binDirs };
+  async #chainOf(begun: Begun | undefined): Promise<Chain | undefined> {
+    if (begun !== undefined) return { conflist: begun.conflist as Conflist, binDirs: this.#binDirs };
     await this.#reload();
     return this.#conf.conflist && { conflist: this.#conf.conflist, binDirs: this.#binDirs };
   }

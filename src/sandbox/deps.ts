@@ -28,7 +28,7 @@ export interface WarmSandboxes {
    */
   take(config: PodSandboxConfig__Output, use: (warm: PodSandboxRecord) => PodSandboxRecord): Promise<PodSandboxRecord | undefined>;
   /** `Network.attach` of a pod without one; when no address is left, it gets one of theirs. */
-  attach(op: Op, request: PodNetworkRequest): Promise<Attachment>;
+  attach(op: Op, request: PodNetworkRequest, conflist: unknown): Promise<Attachment>;
 }
 
 export type SandboxEventType = 'created' | 'started' | 'stopped' | 'deleted';

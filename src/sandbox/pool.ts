@@ -69,6 +69,7 @@ export class WarmPool implements WarmSandboxes {
   /** At the last look no pod was worked on. */
   #isCalm = false;
   #failure: string | undefined;
+  #giving: Promise<void> | undefined;
   #givenBackAtMs = 0;
   #taken = 0;
   #missed = 0;
@@ -80,7 +81,11 @@ export class WarmPool implements WarmSandboxes {
 
   /** After recovery. From now on the pool is filled, and drained when the network's configuration changes. */
   start(): void {
-    this.#deps().network.onChange(() => this.#settleSoon(0));
+    this.#deps().network.onChange(() => {
+      // What failed with another configuration need not fail now.
+      [this.#pausedUntilMs, this.#pauseMs] = [0, PAUSE_MS];
+      this.#settleSoon(0);
+    });
     this.#settleSoon(START_DELAY_MS);
   }
 
@@ -98,24 +103,28 @@ export class WarmPool implements WarmSandboxes {
     const found = this.#idle().find((record) => this.#isUsable(record, conflist));
     this.#isCalm = false;
     this.#settleSoon(CALM_MS);
-    if (found === undefined) this.#missed++;
-    if (found === undefined) return undefined;
+    if (found === undefined) {
+      this.#missed++;
+      return undefined;
+    }
     const used = use(found);
     this.#held.add(found);
     this.#taken++;
     return used;
   }
 
-  async attach(op: Op, request: PodNetworkRequest): Promise<Attachment> {
+  async attach(op: Op, request: PodNetworkRequest, conflist: unknown): Promise<Attachment> {
     const { network } = this.#deps();
     const begunAtMs = performance.now();
     try {
-      return await network.attach(op, request);
+      return await network.attach(op, request, conflist);
     } catch (error) {
       if (!hasNoAddress(error)) throw error;
-      await this.#giveBack(op);
+      this.#giving ??= this.#giveBack(op).finally(() => (this.#giving = undefined));
+      await this.#giving;
+      // By this call or by others', of which another may have taken it all again: the plugin knows.
       if (this.#givenBackAtMs < begunAtMs) throw error;
-      return await network.attach(op, request);
+      return await network.attach(op, request, conflist);
     }
   }
 
@@ -189,7 +198,7 @@ export class WarmPool implements WarmSandboxes {
       const pauseMs = this.#pausedUntilMs - performance.now();
       if (pauseMs > 0) return this.#settleSoon(pauseMs);
       if (!this.#isTime(usable.length)) return this.#settleSoon(CALM_MS);
-      await this.#fill();
+      await this.#fill(conflist);
     }
   }
 
@@ -201,11 +210,11 @@ export class WarmPool implements WarmSandboxes {
     return isLow ? busy() <= 1 : this.#isCalm && wasCalm;
   }
 
-  async #fill(): Promise<void> {
+  async #fill(conflist: unknown): Promise<void> {
     this.#filling = new AbortController();
     const signal = AbortSignal.any([this.#closing.signal, this.#filling.signal]);
     try {
-      await this.#prepare(newOp('prepare sandbox', { log: this.#deps().log, timeoutMs: FILL_TIMEOUT_MS, signal }));
+      await this.#prepare(newOp('prepare sandbox', { log: this.#deps().log, timeoutMs: FILL_TIMEOUT_MS, signal }), conflist);
       [this.#failure, this.#pauseMs] = [undefined, PAUSE_MS];
     } catch (error) {
       if (signal.aborted) return;
@@ -216,9 +225,9 @@ export class WarmPool implements WarmSandboxes {
     }
   }
 
-  async #prepare(op: Op): Promise<void> {
+  async #prepare(op: Op, conflist: unknown): Promise<void> {
     const deps = this.#deps();
-    const record = warmRecord(deps.bootId);
+    const record = { ...warmRecord(deps.bootId), conflist };
     const paths = podPaths(deps.stateDir, record.id);
     this.#held.add(record);
     await using rollback = new Rollback(op);
@@ -227,7 +236,7 @@ export class WarmPool implements WarmSandboxes {
     await mkdir(paths.dir, { mode: 0o711 });
     await createNamespaces({ dir: paths.namespaces, kinds: pinnedNamespaces(record.config) });
     const request = { ...networkRequest(record, join(paths.namespaces, 'net')), inBackground: true };
-    const attached = { ...record, attachment: await deps.network.attach(op, request) };
+    const attached = { ...record, attachment: await deps.network.attach(op, request, conflist), conflist: undefined };
     // In memory at once, and then it may be taken: from here on nothing is undone. When its file is not written, a restart gives it back.
     rollback.commit();
     await deps.store.note(attached);

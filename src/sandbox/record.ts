@@ -2,7 +2,7 @@ import { assert } from '../base/assert.ts';
 import { expectShape } from '../base/shape.ts';
 import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
-import type { Attachment, PodNetworkRequest } from '../network/attach.ts';
+import type { Attachment, Begun, PodNetworkRequest } from '../network/attach.ts';
 import type { SelinuxLabels } from '../os/selinux.ts';
 import type { UserMappings } from '../os/user-namespace.ts';
 import { sliceDir } from '../runtime/cgroup-path.ts';
@@ -30,6 +30,8 @@ export interface PodSandboxRecord {
   readonly selinux?: SelinuxLabels;
   /** Set before the first plugin runs: from then on DEL is due, result or not (R3). */
   readonly networkBegun: boolean;
+  /** What the plugins were first run by; from the result on it is the attachment's. */
+  readonly conflist?: unknown;
   readonly attachment?: Attachment;
   /** Process that holds a pod-shared PID namespace, where the pod has one. */
   readonly pause?: CreatedContainer;
@@ -144,6 +146,10 @@ export function podBandwidth(config: PodSandboxConfig__Output): PodNetworkReques
   const bandwidth = { ingressRate: rate(config, 'ingress'), egressRate: rate(config, 'egress') };
   return bandwidth.ingressRate > 0 || bandwidth.egressRate > 0 ? bandwidth : undefined;
 }
+
+/** For DEL: the attachment, or what its ADD began with. */
+export const networkOf = ({ attachment, conflist }: PodSandboxRecord): Begun | undefined =>
+  attachment ?? (conflist === undefined ? undefined : { conflist });
 
 export function networkRequest(record: PodSandboxRecord, netnsPath: string): PodNetworkRequest {
   const { config } = record;

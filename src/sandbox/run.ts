@@ -87,8 +87,12 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
 
   if (!usesHostNetwork(config) && !isWarm) {
     op.span.stage('network');
-    await save({ networkBegun: true });
-    await save({ attachment: await deps.warm.attach(op, networkRequest(record, `${paths.namespaces}/net`)) });
+    const conflist = await deps.network.conflist();
+    await save({ networkBegun: true, conflist });
+    await save({
+      attachment: await deps.warm.attach(op, networkRequest(record, `${paths.namespaces}/net`), conflist),
+      conflist: undefined,
+    });
   }
 
   if (needsPause(config)) {

@@ -7,7 +7,7 @@ import type { SandboxDeps } from './deps.ts';
 import { removePodFiles } from './files.ts';
 import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
-import { moved, networkRequest } from './record.ts';
+import { moved, networkOf, networkRequest } from './record.ts';
 
 const STEP_TIMEOUT_MS = 60_000;
 
@@ -29,7 +29,7 @@ export async function quiesce(deps: SandboxDeps, op: Op, record: PodSandboxRecor
   await allOf(op, [
     [
       'detach network',
-      async (step) => (record.networkBegun ? deps.network.detach(step, networkRequest(record, netns), record.attachment) : undefined),
+      async (step) => (record.networkBegun ? deps.network.detach(step, networkRequest(record, netns), networkOf(record)) : undefined),
     ],
   ]);
   await allOf(op, [['remove namespaces', () => removeNamespaces(paths.namespaces)]]);

@@ -8,6 +8,7 @@ import type { SingleFlight } from '../base/single-flight.ts';
 import type { Config } from '../config/config.ts';
 import type { ContentStore, Ingest } from '../content/content.ts';
 import type { Credentials } from '../registry/auth.ts';
+import type { BlobSink } from '../registry/blob-fetch.ts';
 import { RepositoryClient } from '../registry/client.ts';
 import type { Document } from '../registry/client.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
@@ -26,7 +27,7 @@ export interface PullDeps {
   readonly store: ImageStore;
   /** One fetch per digest on the node (P5). */
   readonly fetches: SingleFlight<void>;
-  /** Downloads at the same time, of all pulls together. */
+  /** Connections that download at the same time, of all pulls together. */
   readonly slots: Slots;
   readonly progress: Progress;
 }
@@ -175,7 +176,7 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, { blo
   await using held = new AsyncDisposableStack();
   held.defer(() => deps.progress.fetchEnded(blob.digest));
   let ingest: Ingest | undefined;
-  await client.blob(op, blob, async () => {
+  const begin = async (): Promise<BlobSink> => {
     await ingest?.[Symbol.asyncDispose]();
     const begun = held.use(await deps.content.ingest(blob));
     ingest = begun;
@@ -183,14 +184,15 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, { blo
     let bytes = 0;
     deps.progress.fetched(blob.digest, bytes);
     return {
-      write: async (chunk) => {
+      write: async (chunk, at) => {
         const { length } = chunk;
-        await begun.write(chunk, bytes);
+        await begun.write(chunk, at);
         deps.progress.fetched(blob.digest, (bytes += length));
       },
       commit: () => begun.commit(op),
     };
-  });
+  };
+  await client.blob(op, { ...blob, begin, more: () => deps.slots.tryTake() });
 }
 
 async function storeDocument(deps: PullDeps, op: Op, { digest, bytes }: Document): Promise<void> {

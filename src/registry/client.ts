@@ -1,14 +1,16 @@
 import type { IncomingMessage } from 'node:http';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../base/digest.ts';
 import { digestOf } from '../base/digest.ts';
-import { ClassifiedError, messageOf } from '../base/errors.ts';
+import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import type { Credentials } from './auth.ts';
+import type { BlobRequest } from './blob-fetch.ts';
+import { BlobFetch } from './blob-fetch.ts';
 import { Authorizer } from './auth.ts';
 import type { RegistryHost } from './hosts.ts';
 import { hostsOf } from './hosts.ts';
+import { isUnreachable, retried } from './retry.ts';
 import { ask, bodyOf, refusal } from './transport.ts';
 
 /** A manifest or index as the registry served it. */
@@ -18,17 +20,6 @@ export interface Document {
   readonly bytes: Buffer;
 }
 
-/** Takes one blob from one host: `write` in order, then `commit`, which verifies. */
-export interface BlobSink {
-  /** The chunk is the sink's from now on. */
-  write(chunk: Uint8Array): Promise<void>;
-  /** dataLoss when it is not the blob that was asked for. */
-  commit(): Promise<unknown>;
-}
-
-const TRIES = 4;
-const FIRST_WAIT_MS = 250;
-const MAX_WAIT_MS = 10_000;
 const STALL_MS = 30_000;
 
 export interface RepositoryOptions {
@@ -63,51 +54,32 @@ export class RepositoryClient {
   /** By tag or digest; a digest is verified. notFound, permissionDenied, unavailable, dataLoss. */
   async manifest(op: Op, reference: string, options: { accept: readonly string[]; maxBytes: number }): Promise<Document> {
     const isDigest = reference.startsWith('sha256:');
-    return this.#onEachHost(op, isDigest ? 'pull' : 'resolve', (host) => async () => {
-      const response = await this.#get(op, host, { path: `manifests/${reference}`, headers: { accept: options.accept.join(', ') } });
+    const headers = { accept: options.accept.join(', ') };
+    const get = async (host: RegistryHost): Promise<Document> => {
+      const response = await this.#get(op, host, { path: `manifests/${reference}`, headers });
       const bytes = await bodyOf(response, options.maxBytes);
       const digest = digestOf(bytes);
       if (isDigest && digest !== reference)
         throw new ClassifiedError('dataLoss', `manifest ${reference}: ${new URL(host.url).origin} served ${digest}`);
       return { bytes, digest, mediaType: (response.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '' };
-    });
+    };
+    return this.#onEachHost(op, isDigest ? 'pull' : 'resolve', (host) => retried(op, () => get(host)));
   }
 
-  /**
-   * Gives a blob to a sink and commits it; after a broken connection it goes on where it was, if the host can, and else begins another. What one host serves
-   * and is not the blob, the next one is asked for.
-   */
-  async blob(op: Op, blob: { digest: Digest; sizeBytes: number }, begin: () => Promise<BlobSink>): Promise<void> {
-    await this.#onEachHost(op, 'pull', (host) => {
-      let sink: BlobSink | undefined;
-      let at = 0;
-      return async () => {
-        const response = await this.#get(op, host, { path: `blobs/${blob.digest}`, headers: at > 0 ? { range: `bytes=${at}-` } : {} });
-        const goesOn = at > 0 && response.statusCode === 206;
-        if (!goesOn || sink === undefined) {
-          sink = await begin();
-          at = 0;
-        }
-        for await (const chunk of stallGuarded(response, op, this.#stallMs)) {
-          const { length } = chunk;
-          await sink.write(chunk);
-          at += length;
-        }
-        if (at < blob.sizeBytes)
-          throw new ClassifiedError('unavailable', `blob ${blob.digest}: the connection ended after ${at} of ${blob.sizeBytes} bytes`);
-        await sink.commit();
-      };
-    });
+  /** Gives a blob to a sink and commits it. What hosts serve and is not the blob, the next one is asked for. */
+  async blob(op: Op, request: BlobRequest): Promise<void> {
+    const fetch = new BlobFetch(request, this.#stallMs);
+    const path = `blobs/${request.digest}`;
+    await this.#onEachHost(op, 'pull', (host) => fetch.from(op, (each, headers) => this.#get(each, host, { path, headers })));
   }
 
-  /** `work` makes the attempt at a host that is repeated while its failures pass. */
-  async #onEachHost<T>(op: Op, capability: 'resolve' | 'pull', work: (host: RegistryHost) => () => Promise<T>): Promise<T> {
+  async #onEachHost<T>(op: Op, capability: 'resolve' | 'pull', work: (host: RegistryHost) => Promise<T>): Promise<T> {
     const failures: string[] = [];
     let last: ClassifiedError | undefined;
     const hosts = this.#hosts.filter((each) => each[capability]);
     for (const host of hosts.sort((a, b) => Number(this.#unreachable.has(a)) - Number(this.#unreachable.has(b)))) {
       try {
-        return await retried(op, work(host));
+        return await work(host);
       } catch (error) {
         throwIfOver(op);
         // Our own disk: no other host has a better one.
@@ -140,47 +112,5 @@ export class RepositoryClient {
       }
       throw await refusal(response, `get ${url}`);
     }
-  }
-}
-
-async function retried<T>(op: Op, work: () => Promise<T>): Promise<T> {
-  for (let tried = 1; ; tried++) {
-    try {
-      return await work();
-    } catch (error) {
-      if (op.signal.aborted || tried >= TRIES || !isTransient(error)) throw error;
-      const asked = error instanceof ClassifiedError ? Number(error.detail?.['retryAfter'] ?? 0) * 1000 : 0;
-      await sleep(Math.min(MAX_WAIT_MS, Math.max(asked || 0, FIRST_WAIT_MS * 2 ** (tried - 1))), undefined, { signal: op.signal });
-    }
-  }
-}
-
-/** No connection, or no answer on it. A name that does not resolve or a port where nobody listens is not worth waiting for: the next host is. */
-const isUnreachable = (error: ClassifiedError): boolean => error.detail?.['isUnreachable'] === true;
-
-function isTransient(error: unknown): boolean {
-  if (!(error instanceof ClassifiedError) || error.kind !== 'unavailable' || isUnreachable(error)) return false;
-  const status = error.detail?.['status'];
-  return status === undefined || status === 429 || (typeof status === 'number' && status >= 500);
-}
-
-async function* stallGuarded(response: IncomingMessage, op: Op, stallMs: number): AsyncGenerator<Buffer> {
-  // Time spent writing to our own disk is not the registry's: the clock runs only while we wait for it.
-  const wait = (): NodeJS.Timeout => setTimeout(() => response.destroy(new Error(`no byte for ${stallMs} ms`)), stallMs);
-  let timer = wait();
-  try {
-    for await (const chunk of response as AsyncIterable<Buffer>) {
-      clearTimeout(timer);
-      throwIfOver(op);
-      yield chunk;
-      timer = wait();
-    }
-  } catch (error) {
-    throw error instanceof ClassifiedError
-      ? error
-      : new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error });
-  } finally {
-    clearTimeout(timer);
-    response.destroy();
   }
 }

@@ -41,9 +41,11 @@ describe('base/operations (R1)', () => {
     const error = await operations.run(newOp('run pod sandbox', { timeoutMs: 10 }), 'pod', work).catch((e: unknown) => e);
     expect(error).to.be.instanceOf(ClassifiedError).with.property('kind', 'deadlineExceeded');
     expect((error as Error).message).to.match(/at stage start after \d+ ms/);
+    expect(operations.working).to.equal(1);
     await sleep(80);
     expect(work.collected).to.equal(0);
     expect(operations.list().map(({ key }) => key)).to.deep.equal(['pod']);
+    expect(operations.working).to.equal(0);
     expect(await operations.run(newOp('run'), 'pod', work)).to.equal('result 1');
     expect(work).to.include({ started: 1, collected: 1 });
   });

@@ -8,6 +8,7 @@ import { newOp } from '../../../src/base/op.ts';
 import type { Network, PodNetworkRequest } from '../../../src/network/attach.ts';
 import { addressesOf } from '../../../src/network/chain.ts';
 import { isAtLeast, parseConflist } from '../../../src/network/conflist.ts';
+import { hasNoAddress } from '../../../src/network/invoke.ts';
 import { releaseStale } from '../../../src/network/ipam-gc.ts';
 import { createNetwork } from '../../../src/network/network.ts';
 
@@ -96,6 +97,38 @@ describe('network', () => {
     expect(error).to.be.instanceOf(ClassifiedError);
     expect((error as Error).message).to.equal('cni plugin "second" add: no more addresses: range is full (code 100)');
     expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first ADD', 'second ADD', 'second DEL', 'first DEL']);
+  });
+
+  it('deletes by what the add began with, whatever is in force since then', async () => {
+    const begun = { conflist: await network.conflist() };
+    write('05-other.conflist', { cniVersion: '1.0.0', name: 'other', plugins: [{ type: 'first' }] });
+    const attachment = await network.attach(newOp('t'), request(), begun.conflist);
+    expect(attachment).to.deep.include({ network: 'two', conflist: begun.conflist });
+    await network.detach(newOp('t'), request(), begun);
+    expect(calls().map(([name, command]) => `${name} ${command}`)).to.deep.equal(['first ADD', 'second ADD', 'second DEL', 'first DEL']);
+    expect(calls().every(([, , , text]) => (JSON.parse(text ?? '') as { name: string }).name === 'two')).to.equal(true);
+  });
+
+  it('tells whether it allows attaching ahead of the pod, and when the directory has changed', async () => {
+    let changes = 0;
+    network.onChange(() => changes++);
+    expect(await network.aheadConflist()).to.equal(undefined);
+    const ahead = { cniVersion: '1.0.0', name: 'ahead', plugins: [{ type: 'bridge', ipam: { type: 'host-local' } }] };
+    write('05-ahead.conflist', ahead);
+    expect(await network.aheadConflist()).to.deep.include({ name: 'ahead', plugins: ahead.plugins });
+    expect(await network.aheadConflist()).to.deep.equal(await network.conflist());
+    expect(changes).to.equal(1);
+  });
+
+  it('knows an add that found no address from others', async () => {
+    const said = (msg: string): void => writeFileSync(join(dir, 'second'), `#!/bin/sh\necho '{"code":999,"msg":"${msg}"}'; exit 1\n`);
+    for (const [msg, expected] of [
+      ['failed to allocate for range 0: no IP addresses available in range set: 10.1.0.1-10.1.0.6', true],
+      ['the bridge has no IP address', false],
+    ] as const) {
+      said(msg);
+      expect(hasNoAddress(await network.attach(newOp('t'), request()).catch((e: unknown) => e)), msg).to.equal(expected);
+    }
   });
 
   it('deletes under a deadline of its own when the add ran out of time (R3)', async () => {

@@ -1,11 +1,11 @@
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, existsSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { kindOf } from '../../../src/base/errors.ts';
 import { newOp } from '../../../src/base/op.ts';
 import type { NamespacesRequest } from '../../../src/os/namespaces.ts';
-import { createNamespaces, removeNamespaces } from '../../../src/os/namespaces.ts';
+import { adjustNamespaces, createNamespaces, removeNamespaces } from '../../../src/os/namespaces.ts';
 import { mountsUnder } from '../../../src/os/mount.ts';
 import { run } from '../../../src/os/spawn.ts';
 import { leaksFail } from '../../lib/leaks.ts';
@@ -45,6 +45,29 @@ describe('os/namespaces', () => {
     }
     throw new Error('it did not fail');
   }
+
+  it('adjusts hostname and sysctls of what is pinned, and nobody else’s; what it can not set it refuses by its field', async () => {
+    await createNamespaces({ dir, kinds: ALL, hostname: 'before' });
+    await adjustNamespaces({ dir, kinds: ALL, hostname: 'web-1', sysctls: { 'kernel.shm_rmid_forced': '1', 'fs.mqueue.msg_max': '33' } });
+    expect((await inside('hostname; cd /proc/sys; cat kernel/shm_rmid_forced fs/mqueue/msg_max')).split('\n')).to.deep.equal([
+      'web-1',
+      '1',
+      '33',
+    ]);
+    const refusal = (sysctls: Record<string, string>) =>
+      adjustNamespaces({ dir, kinds: ALL, sysctls }).catch((error: unknown) => error as Error);
+    for (const [key, value] of [
+      ['kernel.shmmax', 'many'],
+      ['net.core.somaxconn', '9'],
+      ['vm.swappiness', '1'],
+    ] as const) {
+      const error = await refusal({ [key]: value });
+      expect(kindOf(error), key).to.equal('invalidArgument');
+      expect((error as Error).message).to.contain(`config.linux.sysctls[${key}]`);
+    }
+    expect(await inside('hostname')).to.equal('web-1');
+    expect(hostname()).to.not.equal('web-1');
+  });
 
   it('pins new ones with hostname, sysctls and lo up', async () => {
     const sysctls = { 'net.ipv4.ip_forward': '1', 'kernel.shm_rmid_forced': '1', 'net/ipv4/ping_group_range': '0 10' };

@@ -76,6 +76,15 @@ describe('os/spawn', () => {
       expect(result.stdout.toString()).to.equal(`1 two words \n${dir}\nSigBlk:\t${zeros}\nSigIgn:\t${zeros}\n`);
     });
 
+    it('is nice when it is asked to be, with its children', async () => {
+      const nice = async (niceness?: number): Promise<string> => {
+        const argv = ['sh', '-c', 'sleep 0.1; (nice)'];
+        return (await run(op(), { argv, ...(niceness === undefined ? {} : { niceness }) })).stdout.toString().trim();
+      };
+      expect(await nice(7)).to.equal('7');
+      expect(await nice()).to.equal('0');
+    });
+
     it('names a program that is not there', async () => {
       const unknown = await failure(run(op(), { argv: ['gantry-no-such-program'] }));
       expect(unknown).to.include({ kind: 'failedPrecondition', message: 'run gantry-no-such-program: not found on PATH' });

@@ -51,9 +51,10 @@ describe('sandbox/record', () => {
 describe('sandbox/list', () => {
   const [a, b] = [podRecord(), podRecord({ id: `ab${'c'.repeat(62)}`, state: 'notReady', createdAtNs: '1800000000000000000' })];
   const creating = podRecord({ id: `e${'0'.repeat(63)}`, state: 'creating' });
+  const warm = podRecord({ id: `f${'0'.repeat(63)}`, state: 'warm' });
 
-  it('hides what is being created, shows newest first, filters by state, label and id', () => {
-    const deps = storeOf(a, b, creating);
+  it('hides what is being created and what no pod has yet, shows newest first, filters by state, label and id', () => {
+    const deps = storeOf(a, b, creating, warm);
     expect(listPodSandboxes(deps, null)).to.deep.equal([b, a]);
     const filter = { id: '', state: { state: 'SANDBOX_READY' as const }, labelSelector: {} };
     expect(listPodSandboxes(deps, filter)).to.deep.equal([a]);
@@ -61,10 +62,11 @@ describe('sandbox/list', () => {
   });
 
   it('finds by unique prefix, and says why it does not', () => {
-    const deps = storeOf(a, b, creating);
+    const deps = storeOf(a, b, creating, warm);
     expect(findPodSandbox(deps, 'aa')).to.equal(a);
     expect(() => findPodSandbox(deps, 'a')).to.throw('pod_sandbox_id: a is the beginning of 2 ids');
     expect(() => findPodSandbox(deps, creating.id)).to.throw('not found');
+    expect(() => findPodSandbox(deps, warm.id)).to.throw('not found');
     expect(() => findPodSandbox(deps, '')).to.throw('not found');
   });
 });

@@ -36,6 +36,14 @@ export async function readStatsIn(tree: Hierarchies, path: string): Promise<Cgro
   return tree.mode === 'v2' ? readV2(directoryOf(tree, path, '')) : readV1(tree, path);
 }
 
+/** OOM kills that a cgroup has counted (v1: of itself only). undefined: it is gone, as systemd removes a scope with its last process, or does not count. */
+export async function readOomKillsIn(tree: Hierarchies, path: string): Promise<number | undefined> {
+  const file =
+    tree.mode === 'v2' ? join(directoryOf(tree, path, ''), 'memory.events') : join(directoryOf(tree, path, 'memory'), 'memory.oom_control');
+  const count = keyed(await readIfThere(file)).get('oom_kill');
+  return count === undefined ? undefined : Number(count);
+}
+
 export const readIfThere = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
 
 export const numberIn = (text: string): number => (text === '' ? 0 : Number(text.trim()));

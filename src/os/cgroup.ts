@@ -8,7 +8,7 @@ import { readDetailIn } from './cgroup-detail.ts';
 import type { CgroupMode, Hierarchies } from './cgroup-hierarchies.ts';
 import { directoriesOf, directoryOf, hierarchies } from './cgroup-hierarchies.ts';
 import type { CgroupStats } from './cgroup-stats.ts';
-import { readStatsIn } from './cgroup-stats.ts';
+import { readOomKillsIn, readStatsIn } from './cgroup-stats.ts';
 import { processRef, signal } from './process.ts';
 
 export type { CgroupDetail } from './cgroup-detail.ts';
@@ -40,6 +40,8 @@ export function limitsIn({ mode, v1, unified = '/sys/fs/cgroup' }: Hierarchies):
 
 /** One reading of a cgroup; a file that is missing counts as zero. */
 export const readStats = (path: string): Promise<CgroupStats> => readStatsIn(hierarchies(), path);
+
+export const readOomKills = (path: string): Promise<number | undefined> => readOomKillsIn(hierarchies(), path);
 
 export const readDetail = (path: string): Promise<CgroupDetail> => readDetailIn(hierarchies(), path);
 

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../base/errors.ts';
 import { nowNs } from '../base/ids.ts';
 import type { Logger } from '../base/log.ts';
-import { killCgroup, readStats } from '../os/cgroup.ts';
+import { killCgroup, readOomKills } from '../os/cgroup.ts';
 import { signal } from '../os/process.ts';
 import { watchProcess } from '../os/reactor.ts';
 import type { ExitStatus } from '../os/spawn.ts';
@@ -52,21 +52,11 @@ async function pollExitFile(context: ExitContext, timeoutMs: number): Promise<Ex
   }
 }
 
-/** OOM kills in the container's own cgroup, undefined when it is gone or can't tell. */
-export async function oomKills(cgroupPath: string | undefined): Promise<number | undefined> {
-  if (cgroupPath === undefined) return undefined;
-  try {
-    return Number((await readStats(cgroupPath)).oomKillCount);
-  } catch {
-    return undefined;
-  }
-}
-
 /** Counter and exit code decide; conmon's file, which also marks an OOM of a child alone, only when there is no counter (R23). */
 async function wasOomKilled(context: ExitContext, exitCode: number, kills: number | undefined): Promise<boolean> {
   if (exitCode !== KILLED) return false;
   const baseline = Number((await readIfThere(context.files.oomBaseline)) ?? 0);
-  if (kills !== undefined && Number.isFinite(kills)) return kills > baseline;
+  if (kills !== undefined) return kills > baseline;
   return (await readIfThere(context.files.oom)) !== undefined && baseline === 0;
 }
 
@@ -89,7 +79,7 @@ export async function awaitExit(context: ExitContext): Promise<RuntimeExit> {
   if (first === 'monitor') await endUnmonitored(context);
   const collected = await ended;
   const exitedAtNs = nowNs();
-  const kills = await oomKills(context.cgroupPath);
+  const kills = context.cgroupPath === undefined ? undefined : await readOomKills(context.cgroupPath);
   // while a monitor that is stopped doesn't collect it, init's status can be read
   const zombie = zombieExit(created.init);
   let status = await pollExitFile(context, context.exitFileTimeoutMs);

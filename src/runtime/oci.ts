@@ -8,7 +8,7 @@ import { newOp, orOver, throwIfOver } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { HandlerConfig } from '../config/config.ts';
-import { cgroupOf, killCgroup, procsIn } from '../os/cgroup.ts';
+import { cgroupOf, killCgroup, procsIn, readOomKills } from '../os/cgroup.ts';
 import { processRef, signal as signalProcess } from '../os/process.ts';
 import { Attachment } from './attachment.ts';
 import { RuntimeCli } from './cli.ts';
@@ -16,7 +16,7 @@ import { cgroupPathOf } from './cgroup-path.ts';
 import { exec } from './exec.ts';
 import type { ExecContext } from './exec-process.ts';
 import { execSync } from './exec-sync.ts';
-import { awaitExit, oomKills } from './exits.ts';
+import { awaitExit } from './exits.ts';
 import { discoverFeatures } from './features.ts';
 import { reopenLog, resizeTerminal, startMonitor } from './monitor.ts';
 import type { MonitorOptions } from './monitor.ts';
@@ -185,7 +185,7 @@ class ConmonRuntime implements OciRuntime {
 
   /** An OOM kill counted before our own SIGKILL isn't what ended the container. */
   async #noteKill(id: string, state: ContainerState): Promise<void> {
-    const count = await oomKills(state.cgroupPath);
+    const count = state.cgroupPath === undefined ? undefined : await readOomKills(state.cgroupPath);
     try {
       writeFileSync(this.#state.files(id).oomBaseline, String(count ?? 0), { flag: 'wx', mode: 0o600 });
     } catch (error) {

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import type { Hierarchies } from '../../../src/os/cgroup-hierarchies.ts';
 import { directoriesOf, directoryOf, findHierarchies, hierarchies } from '../../../src/os/cgroup-hierarchies.ts';
-import { readStatsIn } from '../../../src/os/cgroup-stats.ts';
+import { readOomKillsIn, readStatsIn } from '../../../src/os/cgroup-stats.ts';
 import {
   cgroupExists,
   cgroupMode,
@@ -156,6 +156,19 @@ describe('os/cgroup: statistics', () => {
     expect(stats.swap).to.deep.equal({ usageBytes: 500, limitBytes: undefined });
     expect(stats.pids).to.deep.equal({ current: 2, limit: undefined });
     expect(stats.oomKillCount).to.equal(4);
+  });
+
+  it('tells no OOM kills at all from a cgroup that is gone (R23)', async () => {
+    for (const mode of ['v1', 'v2'] as const) {
+      const tree: Hierarchies = { mode, v1: new Map([['memory', root]]), unified: root };
+      write({
+        'pod/memory.events': 'oom 2\noom_kill 2\n',
+        'pod/memory.oom_control': 'under_oom 0\noom_kill 2\n',
+        'idle/memory.events': 'oom_kill 0\n',
+      });
+      expect(await readOomKillsIn(tree, '/pod')).to.equal(2);
+      expect(await readOomKillsIn(tree, '/none')).to.equal(undefined);
+    }
   });
 
   it('counts what is missing as zero', async () => {

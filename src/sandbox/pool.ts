@@ -69,6 +69,8 @@ export class WarmPool implements WarmSandboxes {
   /** At the last look no pod was worked on. */
   #isCalm = false;
   #failure: string | undefined;
+  /** As it was at the last look. */
+  #conflist: unknown;
   #giving: Promise<void> | undefined;
   #givenBackAtMs = 0;
   #taken = 0;
@@ -98,7 +100,8 @@ export class WarmPool implements WarmSandboxes {
 
   async take(config: PodSandboxConfig__Output, use: (warm: PodSandboxRecord) => PodSandboxRecord): Promise<PodSandboxRecord | undefined> {
     if (this.#options.limit === 0 || !canBeWarm(config)) return undefined;
-    const conflist = await this.#deps().network.aheadConflist();
+    // The plain path looks at the configuration by itself.
+    const conflist = this.#idle().length === 0 ? this.#conflist : await this.#deps().network.aheadConflist();
     if (conflist === undefined || this.#closing.signal.aborted) return undefined;
     const found = this.#idle().find((record) => this.#isUsable(record, conflist));
     this.#isCalm = false;
@@ -188,7 +191,7 @@ export class WarmPool implements WarmSandboxes {
   async #settle(): Promise<void> {
     const { limit } = this.#options;
     while (!this.#closing.signal.aborted) {
-      const conflist = await this.#deps().network.aheadConflist();
+      const conflist = (this.#conflist = await this.#deps().network.aheadConflist());
       const idle = this.#idle();
       const usable = idle.filter((record) => this.#isUsable(record, conflist)).slice(0, limit);
       const stale = idle.filter((record) => !usable.includes(record));

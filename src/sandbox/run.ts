@@ -53,6 +53,7 @@ async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Outpu
     const field = 'config.linux.security_context.namespace_options.userns_options';
     throw invalidArgument(field, 'the handler has no user namespaces (see Status, runtime_handlers)');
   }
+  op.span.stage('warm sandbox');
   const fresh = (warm?: PodSandboxRecord): PodSandboxRecord => newRecord(deps, config, runtimeHandler, warm);
   let record = (await deps.warm.take(config, fresh)) ?? fresh();
   const isWarm = record.attachment !== undefined;

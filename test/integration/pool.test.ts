@@ -196,6 +196,7 @@ describe('warm sandboxes', function () {
     await bed.gantry.kill();
     await bed.gantry.start();
     expect(await status()).to.include({ limit: LIMIT, ready: LIMIT, unsettled: 0 });
+    expect(new Set(allAddresses(bed.gantry).map(({ id }) => id))).to.deep.equal(ids);
     expect([...ids]).to.include(await run('after'));
     await bed.gantry.kill();
     await bed.gantry.start({}, ['--warm-sandboxes', '0']);

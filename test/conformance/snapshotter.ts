@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import type { Stats } from 'node:fs';
 import {
   chmodSync,
@@ -6,23 +6,27 @@ import {
   lstatSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MessageChannel } from 'node:worker_threads';
 import { expect } from 'chai';
 import type { Header } from 'tar-stream';
 import { pack } from 'tar-stream';
 import type { Digest } from '../../src/base/digest.ts';
 import { chainIdOf } from '../../src/base/digest.ts';
-import { kindOf } from '../../src/base/errors.ts';
+import { ClassifiedError, kindOf } from '../../src/base/errors.ts';
 import type { Op } from '../../src/base/op.ts';
 import { newOp } from '../../src/base/op.ts';
 import { mountSnapshot } from '../../src/container/rootfs.ts';
@@ -31,7 +35,7 @@ import { createNamespaces } from '../../src/os/namespaces.ts';
 import type { IdMapping } from '../../src/os/user-namespace.ts';
 import { hostIdOf } from '../../src/os/user-namespace.ts';
 import { getXattr } from '../../src/os/syscalls.ts';
-import type { LayerSource, MountSpec, RootfsIdmap, Snapshotter } from '../../src/snapshot/snapshotter.ts';
+import type { GrowingBlob, LayerSource, MountSpec, RootfsIdmap, Snapshotter } from '../../src/snapshot/snapshotter.ts';
 
 export const op = (timeoutMs = 60_000): Op => newOp('test', { timeoutMs });
 
@@ -72,6 +76,10 @@ export class SnapshotBed {
     return { diffId: diffIdOf(tar), blobPath, mediaType: compression === 'none' ? MEDIA : `${MEDIA}+${compression}` };
   }
 
+  coming(tar: Buffer, compression: 'gzip' | 'zstd' | 'none' = 'gzip'): Coming {
+    return new Coming(this.blob(tar, compression));
+  }
+
   async commit(snapshotter: Snapshotter, parent: Digest | undefined, entries: readonly Entry[]): Promise<Digest> {
     const source = this.blob(await tarOf(entries));
     const chainId = chainIdOf(parent, source.diffId);
@@ -104,6 +112,53 @@ export class SnapshotBed {
         await sleep(20);
       }
     }
+  }
+}
+
+/** A blob that is fetched as the test says. */
+export class Coming {
+  readonly source: LayerSource;
+  readonly bytes: Buffer;
+  isFollowed = false;
+  readonly #path: string;
+  readonly #blobPath: string;
+  readonly #ports = new MessageChannel();
+  readonly #done = Promise.withResolvers<void>();
+
+  constructor(source: LayerSource) {
+    this.#blobPath = source.blobPath;
+    this.bytes = readFileSync(source.blobPath);
+    this.#path = `${source.blobPath}.ingest`;
+    renameSync(source.blobPath, this.#path);
+    truncateSync(this.#path, 0);
+    this.#done.promise.catch(() => undefined);
+    const follow = (): GrowingBlob => {
+      this.isFollowed = true;
+      return { fd: openSync(this.#path, 'r'), port: this.#ports.port2, sizeBytes: this.bytes.length };
+    };
+    this.source = { ...source, fetch: { begun: Promise.resolve({ follow }), done: this.#done.promise } };
+  }
+
+  upTo(end: number, bytes = this.bytes): void {
+    // Not cut off first: somebody reads it.
+    writeFileSync(this.#path, bytes.subarray(0, end), { flag: 'r+' });
+    this.#ports.port1.postMessage(end);
+  }
+
+  giveUp(): void {
+    this.#ports.port1.close();
+  }
+
+  /** Another attempt has brought it. */
+  arrive(): void {
+    writeFileSync(this.#blobPath, this.bytes);
+    this.end();
+  }
+
+  end(error?: Error): void {
+    this.#ports.port1.close();
+    if (error === undefined) this.#done.resolve();
+    else this.#done.reject(error);
   }
 }
 
@@ -201,6 +256,71 @@ export function snapshotterSuite(name: string, { open }: SnapshotterSuiteOptions
           'dataLoss',
         );
         expect(await snapshotter.layers()).to.deep.equal([]);
+      });
+
+      describe('whose blobs are still coming', () => {
+        const chainOf = ({ diffId }: LayerSource) => ({ parent: undefined, chainId: diffId });
+
+        for (const compression of ['gzip', 'zstd', 'none'] as const) {
+          it(`${compression}: are read as they come, and there when the blob is`, async () => {
+            const coming = bed.coming(await tarOf([file('a', randomBytes(2_000_000).toString('hex')), file('b')]), compression);
+            const committed = snapshotter.commitLayer(op(), coming.source, chainOf(coming.source));
+            const half = Math.floor(coming.bytes.length / 2);
+            coming.upTo(half);
+            await sleep(50);
+            coming.upTo(coming.bytes.length);
+            await sleep(200);
+            expect(await snapshotter.layers(), 'nothing before it is verified').to.deep.equal([]);
+            coming.end();
+            await committed;
+            expect(readdirSync(await writable('k', coming.source.diffId)).sort()).to.deep.equal(['a', 'b']);
+          });
+        }
+
+        it('leave nothing when the blob turns out to be another, though its content was right', async () => {
+          const coming = bed.coming(await tarOf([file('a')]));
+          const committed = failure(snapshotter.commitLayer(op(), coming.source, chainOf(coming.source)));
+          coming.upTo(coming.bytes.length);
+          await sleep(200);
+          coming.end(new ClassifiedError('dataLoss', 'not the blob'));
+          expect((await committed).message).to.equal('not the blob');
+          expect(await snapshotter.layers()).to.deep.equal([]);
+          expect(readdirSync(join(snapshotter.root(), 'tmp'))).to.deep.equal([]);
+        });
+
+        it('are read again when they were given up, or damaged, and came anew', async () => {
+          for (const damage of [(at: Coming) => at.giveUp(), (at: Coming) => at.upTo(at.bytes.length, randomBytes(at.bytes.length))]) {
+            const coming = bed.coming(await tarOf([file('a', randomBytes(1_000_000).toString('hex'))]));
+            const committed = snapshotter.commitLayer(op(), coming.source, chainOf(coming.source));
+            coming.upTo(100_000);
+            await sleep(50);
+            damage(coming);
+            await sleep(100);
+            coming.arrive();
+            await committed;
+            expect(await snapshotter.hasLayer(coming.source.diffId)).to.equal(true);
+          }
+        });
+
+        it('do not keep who is over', async () => {
+          const coming = bed.coming(await tarOf([file('a', randomBytes(1_000_000).toString('hex'))]));
+          const short = newOp('pull', { timeoutMs: 300 });
+          const committed = failure(snapshotter.commitLayer(short, coming.source, chainOf(coming.source)));
+          coming.upTo(100_000);
+          expect((await committed).kind).to.equal('deadlineExceeded');
+          expect(await snapshotter.layers()).to.deep.equal([]);
+          coming.end();
+        });
+
+        it('and are committed already are not read', async () => {
+          const tar = await tarOf([file('a')]);
+          const whole = bed.blob(tar);
+          await snapshotter.commitLayer(op(), whole, chainOf(whole));
+          const coming = bed.coming(tar);
+          await snapshotter.commitLayer(op(), coming.source, chainOf(coming.source));
+          expect(coming.isFollowed).to.equal(false);
+          coming.end();
+        });
       });
 
       it('may be empty', async () => {

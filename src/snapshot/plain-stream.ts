@@ -10,6 +10,8 @@ import type { PlainSource } from './plain-input.ts';
 
 // For threads of their own: reads block, and so may `take`.
 const READ_BYTES = 1 << 20;
+/** More than a source that reads one ahead and a transform that takes one at a time hold. */
+const RING_BUFFERS = 5;
 /** After this many bytes what was begun elsewhere may report. */
 const TURN_BYTES = 32 << 20;
 
@@ -32,8 +34,10 @@ export async function streamPlain(source: PlainSource, take: (chunk: Buffer) => 
       }
     },
   });
-  // The stream keeps a chunk while it reads the next.
-  const chunks = chunksOf(source, () => Buffer.allocUnsafe(READ_BYTES / 4));
+  // The streams keep a chunk, each of them, while the next is read.
+  const ring = Array.from({ length: RING_BUFFERS }, () => Buffer.allocUnsafeSlow(READ_BYTES / 4));
+  let turn = 0;
+  const chunks = chunksOf(source, () => ring[turn++ % RING_BUFFERS] as Buffer);
   await pipeline(Readable.from(chunks, { highWaterMark: 1 }), transform, sink);
 }
 

@@ -39,6 +39,11 @@ export class Span {
   }
 }
 
+/** 24.8 days: the longest that a timer of Node's can wait. Of more it makes one millisecond, or an error. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+
+const timeoutSignal = (timeoutMs: number): AbortSignal => AbortSignal.timeout(Math.min(Math.max(1, timeoutMs), MAX_TIMER_MS));
+
 /** First parameter of everything that waits. `deadlineMs` is epoch milliseconds, Infinity for none; `signal` fires at it too. */
 export interface Op {
   readonly signal: AbortSignal;
@@ -50,9 +55,7 @@ export interface Op {
 /** An operation of its own that no request owns: cleanup, recovery, background work. */
 export function newOp(name: string, options: { log?: Logger; timeoutMs?: number; signal?: AbortSignal } = {}): Op {
   const { log = silentLogger, timeoutMs = Infinity, signal } = options;
-  const signals = [signal, Number.isFinite(timeoutMs) ? AbortSignal.timeout(Math.max(1, timeoutMs)) : undefined].filter(
-    (s) => s !== undefined,
-  );
+  const signals = [signal, Number.isFinite(timeoutMs) ? timeoutSignal(timeoutMs) : undefined].filter((s) => s !== undefined);
   return {
     signal: signals.length === 1 && signals[0] !== undefined ? signals[0] : AbortSignal.any(signals),
     log,
@@ -64,7 +67,7 @@ export function newOp(name: string, options: { log?: Logger; timeoutMs?: number;
 /** The same operation under a tighter deadline. */
 export function within(op: Op, timeoutMs: number): Op {
   const deadlineMs = Math.min(op.deadlineMs, Date.now() + timeoutMs);
-  return { ...op, deadlineMs, signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.max(1, timeoutMs))]) };
+  return { ...op, deadlineMs, signal: AbortSignal.any([op.signal, timeoutSignal(timeoutMs)]) };
 }
 
 /** The same log and span, but neither the caller's cancellation nor its deadline: what cleanup runs under (R3). */
@@ -86,6 +89,8 @@ export function throwIfOver(op: Op): void {
 
 /** Waits for `promise` at most until the operation ends; the work behind it goes on. */
 export async function orOver<T>(op: Op, promise: Promise<T>): Promise<T> {
+  // Of an operation that is over already nobody else hears how the work ends, and a rejection that nobody hears ends the daemon.
+  promise.catch(() => undefined);
   throwIfOver(op);
   const { promise: over, reject } = Promise.withResolvers<never>();
   const onAbort = (): void => {

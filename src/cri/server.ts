@@ -11,6 +11,7 @@ import type { ProtoGrpcType as GantryProto } from '../gen/gantry/gantry-v1.ts';
 import type { GantryHandlers } from '../gen/gantry/gantry/v1/Gantry.ts';
 import type { ImageServiceHandlers } from '../gen/cri/runtime/v1/ImageService.ts';
 import type { RuntimeServiceHandlers } from '../gen/cri/runtime/v1/RuntimeService.ts';
+import { boundDeadlines } from './long-deadlines.ts';
 import type { Edge, Row } from './unary.ts';
 import { unary } from './unary.ts';
 
@@ -48,6 +49,7 @@ export async function createCriServer(options: {
     oneofs: true,
   });
   const { runtime, gantry } = loadPackageDefinition(definition) as unknown as ProtoGrpcType & GantryProto;
+  boundDeadlines();
   const edge: Edge = { log: options.log, observe: options.observe ?? (() => undefined) };
   const server = new Server({
     'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,

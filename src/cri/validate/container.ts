@@ -1,4 +1,5 @@
 import { invalidArgument } from '../../base/errors.ts';
+import { MAX_TIMER_MS } from '../../base/op.ts';
 import type { ContainerConfig__Output } from '../../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { CreateContainerRequest__Output } from '../../gen/cri/runtime/v1/CreateContainerRequest.ts';
 import type { ExecSyncRequest__Output } from '../../gen/cri/runtime/v1/ExecSyncRequest.ts';
@@ -114,12 +115,10 @@ export function containerId<T extends { containerId: string }>(request: T): T {
   return request;
 }
 
-const MAX_TIMEOUT_S = 2 ** 31;
-
-/** Seconds of the wire to milliseconds; a timeout nobody lives to see is as good as the longest. */
+/** Seconds of the wire to milliseconds, at most what a timer can wait. A kubelet whose pod has a longer grace period asks again when its call is over. */
 function milliseconds(seconds: string): number {
   notNegative(seconds, 'timeout');
-  return Math.min(Number(seconds), MAX_TIMEOUT_S) * 1000;
+  return Math.min(Number(seconds) * 1000, MAX_TIMER_MS);
 }
 
 export const stopContainer = (request: StopContainerRequest__Output): { containerId: string; timeoutMs: number } => ({

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { chainIdOf, digestOf, isDigest, parseDigest } from '../../../src/base/digest.ts';
 import { ClassifiedError, errnoOf, invalidArgument, kindOf, messageOf, wrap } from '../../../src/base/errors.ts';
 import { isId, newId } from '../../../src/base/ids.ts';
@@ -27,6 +28,31 @@ describe('base/op', () => {
     expect(kindOf(error)).to.equal('deadlineExceeded');
     expect(free.signal.aborted).to.equal(false);
     expect(op.signal.aborted).to.equal(true);
+  });
+
+  it('hears how work ends that an operation no longer waits for', async () => {
+    const unheard: unknown[] = [];
+    const listener = (reason: unknown): unknown => unheard.push(reason);
+    const others = process.listeners('unhandledRejection');
+    process.removeAllListeners('unhandledRejection').on('unhandledRejection', listener);
+    try {
+      const { promise, reject } = Promise.withResolvers<void>();
+      const error = await orOver(newOp('exec', { signal: AbortSignal.abort() }), promise).catch((e: unknown) => e);
+      expect(kindOf(error)).to.equal('cancelled');
+      reject(new Error('the runtime did not start the process'));
+      await sleep(10);
+      expect(unheard).to.deep.equal([]);
+    } finally {
+      process.off('unhandledRejection', listener);
+      for (const other of others) process.on('unhandledRejection', other);
+    }
+  });
+
+  it('takes timeouts that no timer can wait', async () => {
+    const month = newOp('stop', { timeoutMs: 30 * 86_400_000 });
+    const year = within(newOp('stop', { timeoutMs: 365 * 86_400_000 }), 2 ** 40);
+    await sleep(20);
+    expect([month.signal.aborted, year.signal.aborted]).to.deep.equal([false, false]);
   });
 });
 

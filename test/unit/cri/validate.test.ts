@@ -145,7 +145,12 @@ describe('cri/validate', () => {
     expect(refusal(() => validate.execSync({ containerId: 'x', cmd: ['a'], timeout: '-1' }))).to.contain('timeout: -1 is negative');
     expect(refusal(() => validate.stopContainer({ containerId: '', timeout: '0' }))).to.contain('container_id: must not be empty');
     expect(refusal(() => validate.imageOf({ image: null }))).to.contain('image: is required');
-    expect(validate.stopContainer({ containerId: 'x', timeout: '9223372036854775807' }).timeoutMs).to.be.lessThan(2 ** 53);
+    // What a timer can wait: setTimeout makes 1 ms of more, and the container would be killed at once.
+    for (const timeout of ['2592000', '31536000', '9223372036854775807']) {
+      expect(validate.stopContainer({ containerId: 'x', timeout }).timeoutMs).to.equal(2 ** 31 - 1);
+      expect(validate.execSync({ containerId: 'x', cmd: ['a'], timeout }).timeoutMs).to.equal(2 ** 31 - 1);
+    }
+    expect(validate.stopContainer({ containerId: 'x', timeout: '86400' }).timeoutMs).to.equal(86_400_000);
   });
 
   it('takes the pod CIDR of a node, single and dual stack, and nothing else for one', () => {

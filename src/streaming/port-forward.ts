@@ -39,7 +39,7 @@ export async function servePortForward(upgrade: Upgrade, runtime: StreamRuntime,
     switchToSpdy(upgrade, [SPDY_PROTOCOL]);
     return forwardOverSpdy(upgrade.socket, session);
   }
-  const { ws, protocol } = await switchToWebSocket(upgrade, [TUNNEL_PROTOCOL, ...CHANNEL_PROTOCOLS]);
+  const { ws, protocol } = switchToWebSocket(upgrade, [TUNNEL_PROTOCOL, ...CHANNEL_PROTOCOLS]);
   if (protocol === TUNNEL_PROTOCOL) return forwardOverSpdy(tunnel(ws, upgrade.limits), session);
   return forwardOverChannels(ws, protocol, session);
 }

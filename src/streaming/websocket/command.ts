@@ -21,8 +21,8 @@ const PROTOCOLS = [
 ] as const;
 
 /** The `remotecommand` protocol over a WebSocket: five fixed channels, all there from the start. */
-export async function openWebSocketCommand(upgrade: Upgrade, wanted: WantedStreams): Promise<Command> {
-  const { ws, protocol } = await switchToWebSocket(upgrade, PROTOCOLS);
+export function openWebSocketCommand(upgrade: Upgrade, wanted: WantedStreams): Command {
+  const { ws, protocol } = switchToWebSocket(upgrade, PROTOCOLS);
   const connection = new ChannelConnection(ws, {
     limits: upgrade.limits,
     base64: protocol.includes('base64'),

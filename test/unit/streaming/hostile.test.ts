@@ -99,6 +99,22 @@ describe('streaming: hostile clients', () => {
     );
   });
 
+  it('takes what comes right behind the request, good or bad', async () => {
+    const request = (): string => {
+      const lines = [`GET ${new URL(execUrl()).pathname} HTTP/1.1`, 'Host: x', 'Connection: Upgrade', 'Upgrade: websocket'];
+      const fields = { Version: '13', Key: 'AAAAAAAAAAAAAAAAAAAAAA==', Protocol: V4 };
+      return [...lines, ...Object.entries(fields).map(([name, value]) => `Sec-WebSocket-${name}: ${value}`), '', ''].join('\r\n');
+    };
+    const socket = await rawSocket(execUrl());
+    let received = '';
+    socket.on('data', (bytes: Buffer) => (received += bytes.toString('latin1')));
+    socket.write(Buffer.concat([Buffer.from(request()), maskedFrame(2, Buffer.from('\0early'))]));
+    await until('the echo', () => received.includes('early'));
+    socket.destroy();
+    // A frame with bits that must be clear.
+    await sendAndGo(await rawSocket(execUrl()), [Buffer.concat([Buffer.from(request()), Buffer.of(0xff, 0xff, 1, 2, 3)]), Buffer.alloc(1)]);
+  });
+
   it('survives any HTTP', async () => {
     const line = fc.string({ maxLength: 100 });
     const heads = fc.oneof(

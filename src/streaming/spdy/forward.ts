@@ -35,6 +35,8 @@ export async function forwardOverSpdy(transport: Duplex, session: ForwardSession
       if (type === 'error') stream.resume();
       if (!pairs.has(key)) pair.timer = setTimeout(() => giveUp(key), limits.streamCreationMs).unref();
       pairs.set(key, pair);
+      // One that is reset before the other has come is not waited for: what waits is bounded by the streams that are open.
+      stream.once('close', () => pairs.get(key) === pair && forget(key, type));
       if (pair.error && pair.data) begin(key, allowedPort(session, headers.get('port') ?? '') ?? 0, pair.error, pair.data);
     },
   });
@@ -46,6 +48,10 @@ export async function forwardOverSpdy(transport: Duplex, session: ForwardSession
     clearTimeout(pair?.timer);
     pairs.delete(key);
     return pair;
+  }
+
+  function forget(key: string, gone: 'error' | 'data'): void {
+    take(key)?.[gone === 'error' ? 'data' : 'error']?.destroy();
   }
 
   function giveUp(key: string): void {

@@ -2,6 +2,8 @@ import { expect } from 'chai';
 import { once } from 'node:events';
 import type { AddressInfo, Server, Socket } from 'node:net';
 import { createServer } from 'node:net';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { silentLogger } from '../../../src/base/log.ts';
 import type { StreamingServer, StreamingServerOptions } from '../../../src/streaming/server.ts';
 import { createStreamingServer } from '../../../src/streaming/server.ts';
@@ -10,6 +12,9 @@ import { SpdyClient } from '../../lib/spdy-client.ts';
 import { WebSocketTunnel } from '../../lib/websocket-tunnel.ts';
 import { until, WsCommand } from './clients.ts';
 import { FakeRuntime } from './fake-runtime.ts';
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
 
 interface Pair {
   readonly error: SpdyClientStream;
@@ -168,6 +173,32 @@ describe('streaming: port forwarding', () => {
     const client = await plain();
     const error = await client.open({ streamtype: 'error', port: String(port), requestid: '5' });
     expect(String(await error.all())).to.contain('request 5: the other stream did not come within 50 ms');
+    await client.close();
+  });
+
+  it('forgets half of a pair that is reset', async () => {
+    await start({ streamCreationMs: 50 });
+    const client = await plain();
+    (await client.open({ streamtype: 'error', port: String(port), requestid: '5' })).destroy();
+    const data = await client.open({ streamtype: 'data', port: String(port), requestid: '5' });
+    await data.say('x');
+    expect(String(await data.all())).to.equal('');
+    expect(runtime.connections).to.equal(0);
+    await client.close();
+  });
+
+  it('holds nothing of streams that are reset at once', async () => {
+    const client = await plain();
+    collect();
+    const before = process.memoryUsage().heapUsed;
+    for (let i = 0; i < 1000; i++) {
+      const stream = await client.open({ streamtype: 'error', port: String(port), requestid: `${i}`.padEnd(60_000, 'x') });
+      stream.destroy();
+      client.streams.delete(stream.id);
+    }
+    await client.open({ streamtype: 'error', port: String(port), requestid: 'last' });
+    collect();
+    expect(process.memoryUsage().heapUsed - before).to.be.lessThan(20 << 20);
     await client.close();
   });
 

@@ -12,10 +12,7 @@ export async function attach(deps: ContainerDeps, op: Op, id: string, streams: P
   const record = runningContainer(deps, id, 'attach to');
   const { tty, stdin, stdinOnce } = record.config;
   const late = new AbortController();
-  void deps.exits.get(record.id)?.then(async () => {
-    await sleep(DRAIN_MS, undefined, { ref: false });
-    late.abort();
-  });
+  using _ = lateAfter(deps.exits.get(record.id), late);
   op.log.info({ container: record.id }, 'attach');
   const limited = { ...op, signal: AbortSignal.any([op.signal, late.signal]) };
   try {
@@ -23,4 +20,24 @@ export async function attach(deps: ContainerDeps, op: Op, id: string, streams: P
   } catch (error) {
     if (!late.signal.aborted || op.signal.aborted) throw error;
   }
+}
+
+/** One reaction to an exit, however many attach meanwhile: what waits for a promise can't be taken back, and a container may run for years (S8). */
+const drains = new WeakMap<Promise<void>, Set<AbortController>>();
+
+/** Aborts `late` once the time to drain is over, unless the result is disposed of before. */
+function lateAfter(exit: Promise<void> | undefined, late: AbortController): Disposable {
+  const waiting = exit && (drains.get(exit) ?? drainAfter(exit));
+  waiting?.add(late);
+  return { [Symbol.dispose]: () => void waiting?.delete(late) };
+}
+
+function drainAfter(exit: Promise<void>): Set<AbortController> {
+  const waiting = new Set<AbortController>();
+  drains.set(exit, waiting);
+  void exit.then(async () => {
+    await sleep(DRAIN_MS, undefined, { ref: false });
+    for (const late of waiting) late.abort();
+  });
+  return waiting;
 }

@@ -15,7 +15,7 @@ describe('container/attach', () => {
       reactions++;
       return then(...args);
     }) as typeof gone.then;
-    const record = { ...containerRecord(1), state: 'running' as const };
+    const record = { ...containerRecord(), state: 'running' as const };
     const deps = {
       exits: new Map([[record.id, gone]]),
       store: { get: () => record },

@@ -38,9 +38,18 @@ export function callOp(name: string, log: Logger, call: { getDeadline(): Date | 
   return newOp(name, { log: log.child({ rpc: name }), signal, ...(Number.isFinite(timeoutMs) ? { timeoutMs } : {}) });
 }
 
+/** The message travels percent-encoded in a header, of which clients take 64 KiB: a longer one would cost the code too. */
+const MAX_DETAILS_CHARS = 4096;
+
+/** grpc-js throws, out of everybody's reach, on half a surrogate pair, as it is left by who cuts the words of a program in the middle of an emoji. */
+function detailsOf(error: unknown): string {
+  const text = messageOf(error);
+  return (text.length > MAX_DETAILS_CHARS ? `${text.slice(0, MAX_DETAILS_CHARS)}...` : text).toWellFormed();
+}
+
 /** What grpc-js sends for an error: the kind's code and the message. */
 export function serviceError(error: unknown): Pick<ServiceError, 'code' | 'details' | 'message' | 'name'> {
-  const details = messageOf(error);
+  const details = detailsOf(error);
   return { name: 'Error', message: details, code: statusCode(kindOf(error)), details };
 }
 

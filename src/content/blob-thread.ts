@@ -1,7 +1,12 @@
-import type { Threads } from '../os/threads.ts';
+import { availableParallelism } from 'node:os';
 import { MessageChannel } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
-import type { BlobMessage, BlobReply } from './blob-worker.ts';
+import type { Thread } from '../os/threads.ts';
+import { Threads } from '../os/threads.ts';
+import type { BlobMessage, BlobNews, BlobReply } from './blob-worker.ts';
+
+/** One hashes more than a gigabyte per second where processors can do it, and each costs memory. */
+const MAX_THREADS = Math.min(2, availableParallelism());
 
 /** What the thread has not written yet, of one blob. Far more than one of its steps. */
 const MAX_WAITING_BYTES = 4 << 20;
@@ -11,9 +16,50 @@ interface Content {
   readonly sizeBytes: number;
 }
 
+interface SharedThread {
+  readonly thread: Thread;
+  /** Who writes by it. */
+  readonly blobs: Map<number, (news: BlobNews) => void>;
+}
+
+/** A few threads that write many blobs. */
+export class BlobThreads {
+  readonly #threads = new Threads(new URL('./blob-worker', import.meta.url), MAX_THREADS);
+  #running: SharedThread[] = [];
+  #nextId = 1;
+
+  /** `fd` stays the caller's to close, after `end`. */
+  open(file: { fd: number; sizeBytes: number }): BlobThread {
+    const shared = this.#pick();
+    const id = this.#nextId++;
+    const close = (): void => {
+      shared.blobs.delete(id);
+      if (shared.blobs.size > 0 || !this.#running.includes(shared)) return;
+      this.#running = this.#running.filter((each) => each !== shared);
+      shared.thread.release();
+    };
+    return new BlobThread({ shared, id, close }, file);
+  }
+
+  #pick(): SharedThread {
+    const least = [...this.#running].sort((a, b) => a.blobs.size - b.blobs.size)[0];
+    if (least !== undefined && this.#running.length >= MAX_THREADS) return least;
+    const shared: SharedThread = { thread: this.#threads.take(), blobs: new Map() };
+    shared.thread.listen((message) => {
+      const reply = message as BlobReply;
+      shared.blobs.get(reply.id)?.(reply);
+    });
+    void shared.thread.ended.then(() => (this.#running = this.#running.filter((each) => each !== shared)));
+    this.#running.push(shared);
+    return shared;
+  }
+}
+
 /** Writes one blob's file and hashes it, on a thread. Buffers are handed over, not copied. */
 export class BlobThread {
-  readonly #thread;
+  readonly #thread: Thread;
+  readonly #id: number;
+  readonly #close: () => void;
   #waiting = 0;
   #failure: Error | undefined;
   /** Those who wait for room. */
@@ -21,10 +67,11 @@ export class BlobThread {
   #content: Promise<Content> | undefined;
   #ended: ((content: Content) => void) | undefined;
 
-  /** `fd` stays the caller's to close, after `end`. */
-  constructor(threads: Threads, file: { fd: number; sizeBytes: number }) {
-    this.#thread = threads.take();
-    this.#thread.listen((message) => this.#heard(message as BlobReply));
+  constructor(on: { shared: SharedThread; id: number; close: () => void }, file: { fd: number; sizeBytes: number }) {
+    this.#thread = on.shared.thread;
+    this.#id = on.id;
+    this.#close = on.close;
+    on.shared.blobs.set(on.id, (news) => this.#heard(news));
     void this.#thread.ended.then((error) => this.#fail(error ?? new Error('the thread that writes a blob ended')));
     this.#post({ begin: file });
   }
@@ -57,12 +104,12 @@ export class BlobThread {
     this.#ended = resolve;
     this.#post({ end: true });
     const content = await Promise.race([promise, this.#thread.ended]);
-    if (content !== undefined && 'sha256' in content) this.#thread.release();
+    this.#close();
     this.#throwIfFailed();
     return content as Content;
   }
 
-  #heard(reply: BlobReply): void {
+  #heard(reply: BlobNews): void {
     if ('error' in reply) this.#fail(Object.assign(new Error(reply.error), { code: reply.code }));
     else if ('written' in reply) {
       this.#waiting -= reply.written;
@@ -85,7 +132,7 @@ export class BlobThread {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  #post(message: BlobMessage, transfer: ReadonlyArray<ArrayBuffer | MessagePort> = []): void {
-    this.#thread.post(message, transfer);
+  #post(message: Omit<BlobMessage, 'id'>, transfer: ReadonlyArray<ArrayBuffer | MessagePort> = []): void {
+    this.#thread.post({ id: this.#id, ...message }, transfer);
   }
 }

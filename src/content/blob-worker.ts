@@ -5,14 +5,17 @@ import { parentPort } from 'node:worker_threads';
 import { errnoOf, messageOf } from '../base/errors.ts';
 import { yieldToOthers } from '../os/threads.ts';
 
-/** To the thread, for one blob after another: `begin`, pieces, `end`. The descriptor stays the starter's to close, but not before the reply to `end`. */
-export type BlobMessage =
+/** To the thread, which has several blobs at a time, by id: `begin`, pieces, `end`. The descriptor is the starter's to close, but not before the reply to `end`. */
+export type BlobMessage = { readonly id: number } & (
   | { readonly begin: { readonly fd: number; readonly sizeBytes: number } }
   | { readonly chunk: Uint8Array; readonly at: number }
   | { readonly follower: MessagePort }
-  | { readonly end: true };
+  | { readonly end: true }
+);
 
-export type BlobReply =
+export type BlobReply = { readonly id: number } & BlobNews;
+
+export type BlobNews =
   /** So many more bytes are written. */
   | { readonly written: number }
   | { readonly error: string; readonly code: string | undefined }
@@ -93,16 +96,20 @@ class BlobFile {
   }
 }
 
-let file: BlobFile | undefined;
-let hasFailed = false;
+/** undefined: writing it has failed, and was told. */
+const files = new Map<number, BlobFile | undefined>();
 
-function handle(message: BlobMessage): BlobReply | undefined {
-  if ('begin' in message) {
-    file = new BlobFile(message.begin);
-    hasFailed = false;
-  } else if ('follower' in message) file?.follow(message.follower);
-  else if ('end' in message) return file?.end();
-  else if (!hasFailed) {
+function handle(message: BlobMessage): BlobNews | undefined {
+  const { id } = message;
+  const file = files.get(id);
+  if ('begin' in message) files.set(id, new BlobFile(message.begin));
+  else if ('follower' in message) {
+    if (file === undefined) message.follower.close();
+    else file.follow(message.follower);
+  } else if ('end' in message) {
+    files.delete(id);
+    return file?.end() ?? { sha256: '', sizeBytes: 0 };
+  } else {
     const written = file?.write(message.chunk, message.at) ?? 0;
     // Freed now: a collector that counts objects sees no hurry.
     (message.chunk.buffer as ArrayBuffer).transfer(0);
@@ -113,11 +120,13 @@ function handle(message: BlobMessage): BlobReply | undefined {
 
 yieldToOthers();
 parentPort?.on('message', (message: BlobMessage) => {
+  const { id } = message;
   try {
-    const reply = handle(message);
-    if (reply !== undefined) parentPort?.postMessage(reply);
+    const news = handle(message);
+    if (news !== undefined) parentPort?.postMessage({ id, ...news } satisfies BlobReply);
   } catch (error) {
-    hasFailed = true;
-    parentPort?.postMessage({ error: messageOf(error), code: errnoOf(error) } satisfies BlobReply);
+    files.get(id)?.end();
+    files.set(id, undefined);
+    parentPort?.postMessage({ id, error: messageOf(error), code: errnoOf(error) } satisfies BlobReply);
   }
 });

@@ -2,7 +2,6 @@ import { createHash, randomBytes } from 'node:crypto';
 import { openSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Digest } from '../base/digest.ts';
 import { hexOf, isDigest } from '../base/digest.ts';
@@ -10,8 +9,8 @@ import { ClassifiedError, errnoOf, notFound } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import { syncDir } from '../os/atomic-file.ts';
-import { Threads } from '../os/threads.ts';
-import { BlobThread } from './blob-thread.ts';
+import type { BlobThread } from './blob-thread.ts';
+import { BlobThreads } from './blob-thread.ts';
 import type { BlobInfo, ContentStore, GrowingFile, Ingest } from './content.ts';
 
 /** Hashed in less than a millisecond or two: not worth a thread. */
@@ -24,7 +23,7 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
   await mkdir(blobs, { recursive: true, mode: 0o700 });
   await rm(ingests, { recursive: true, force: true });
   await mkdir(ingests, { recursive: true, mode: 0o700 });
-  const threads = new Threads(new URL('./blob-worker', import.meta.url), availableParallelism());
+  const threads = new BlobThreads();
   const pathOf = (digest: Digest): string => join(blobs, hexOf(digest));
 
   const info = async (digest: Digest): Promise<BlobInfo | undefined> => {
@@ -139,10 +138,10 @@ class FileIngest implements Ingest {
   #isOver = false;
   #done = false;
 
-  constructor(file: FileHandle, target: Target, threads: Threads) {
+  constructor(file: FileHandle, target: Target, threads: BlobThreads) {
     this.#file = file;
     this.#target = target;
-    this.#thread = new BlobThread(threads, { fd: file.fd, sizeBytes: target.sizeBytes });
+    this.#thread = threads.open({ fd: file.fd, sizeBytes: target.sizeBytes });
   }
 
   async write(chunk: Uint8Array, at: number): Promise<void> {

@@ -506,6 +506,16 @@ describe('pull', function () {
       expect(existsSync(blobPath(image.layers[0]?.digest ?? ''))).to.equal(false);
     });
 
+    it('the log tells what came, and how long the event loop stood still meanwhile', async () => {
+      const image = await pushed('names/logged', { sizeBytes: 3_000_000 });
+      await pull(`${registry.host}/names/logged:1`);
+      const line = readFileSync(bed.gantry.logPath, 'utf8')
+        .split('\n')
+        .find((each) => each.includes('pulled') && each.includes('names/logged:1'));
+      expect(line).to.contain(image.layers[0]?.digest.slice(0, 19));
+      expect(line).to.match(/eventLoopStallMs\W+\d/);
+    });
+
     it('a container goes on with an image that was removed, and what it stands on goes after it', async () => {
       const base = await layerOf([...(await busyboxEntries(findProgram('busybox') ?? '')), { path: '/marked', data: 'used\n' }]);
       await push(`http://${registry.host}`, 'names/used:1', imageOf({ layers: [base] }));

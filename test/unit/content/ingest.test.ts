@@ -1,12 +1,14 @@
 import { expect } from 'chai';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, readdirSync, readFileSync, readSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { digestOf } from '../../../src/base/digest.ts';
 import { newOp } from '../../../src/base/op.ts';
+import type { BlobThread } from '../../../src/content/blob-thread.ts';
+import { BlobThreads } from '../../../src/content/blob-thread.ts';
 import type { ContentStore, GrowingFile } from '../../../src/content/content.ts';
 import { createLocalContent } from '../../../src/content/local.ts';
 
@@ -90,6 +92,26 @@ describe('content/ingest of a large blob', () => {
     }
     expect(await content.has(digest)).to.equal(false);
     expect(readdirSync(join(dir, 'ingest'))).to.deep.equal([]);
+  });
+
+  it('fails with the error of the disk, and others that share the thread do not', async () => {
+    const threads = new BlobThreads();
+    const path = join(dir, 'file');
+    writeFileSync(path, '');
+    const fds = [openSync(path, 'r'), openSync(path, 'r+'), openSync(path, 'r+')];
+    const blobs = fds.map((fd) => threads.open({ fd, sizeBytes: blob.length }));
+    const write = async (to: BlobThread): Promise<{ sha256: string }> => {
+      try {
+        for (const { chunk, at } of pieces()) await to.write(chunk, at);
+      } finally {
+        await to.end().catch(() => undefined);
+      }
+      return to.end();
+    };
+    const [first, ...others] = await Promise.all(blobs.map((each) => write(each).catch((error: unknown) => error)));
+    expect(first).to.include({ code: 'EBADF' }).and.to.not.have.property('kind');
+    for (const each of others) expect(each).to.have.property('sha256', digest.slice('sha256:'.length));
+    for (const fd of fds) closeSync(fd);
   });
 
   it('lets the event loop turn while it writes and hashes', async () => {

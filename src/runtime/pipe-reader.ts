@@ -5,6 +5,7 @@ import { errnoOf } from '../base/errors.ts';
 /** After the end of a process at most this much is taken from its pipe: a child that it left behind may write for ever (R15). */
 const MAX_DRAIN_BYTES = 1 << 20;
 const MAX_LINE_BYTES = 64 * 1024;
+const LEAST_KEPT_BYTES = 1024;
 
 /** The first line of a pipe (without the newline), or what came before its end; undefined for nothing. Owns `fd`. */
 export function readLine(fd: number): { done: Promise<string | undefined>; close: () => void } {
@@ -28,7 +29,8 @@ export class Capture {
   readonly #fd: number;
   readonly #socket: Socket;
   readonly #maxBytes: number;
-  readonly #chunks: Buffer[] = [];
+  /** Copied into one: a process that writes byte by byte must not cost what as many buffers do. */
+  #kept = Buffer.alloc(0);
   #sizeBytes = 0;
   #ended = false;
   #result: Buffer | undefined;
@@ -47,9 +49,16 @@ export class Capture {
     const room = this.#maxBytes - this.#sizeBytes;
     if (chunk.length > room) this.truncated = true;
     if (room <= 0) return;
-    const kept = chunk.length > room ? chunk.subarray(0, room) : chunk;
-    this.#chunks.push(kept);
-    this.#sizeBytes += kept.length;
+    const sizeBytes = this.#sizeBytes + Math.min(chunk.length, room);
+    if (sizeBytes > this.#kept.length) this.#grow(sizeBytes);
+    chunk.copy(this.#kept, this.#sizeBytes, 0, sizeBytes - this.#sizeBytes);
+    this.#sizeBytes = sizeBytes;
+  }
+
+  #grow(leastBytes: number): void {
+    const larger = Buffer.allocUnsafe(Math.min(this.#maxBytes, Math.max(2 * this.#kept.length, leastBytes, LEAST_KEPT_BYTES)));
+    this.#kept.copy(larger, 0, 0, this.#sizeBytes);
+    this.#kept = larger;
   }
 
   /** Everything that was written before this call; doesn't wait for the other end to close. Closes the descriptor; repeatable. */
@@ -67,10 +76,10 @@ export class Capture {
       }
       if (sizeBytes === 0) break;
       drainedBytes += sizeBytes;
-      this.#take(Buffer.from(buffer.subarray(0, sizeBytes)));
+      this.#take(buffer.subarray(0, sizeBytes));
     }
     this.#socket.destroy();
-    this.#result = Buffer.concat(this.#chunks);
+    this.#result = this.#kept.subarray(0, this.#sizeBytes);
     return this.#result;
   }
 }

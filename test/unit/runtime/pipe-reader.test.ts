@@ -3,8 +3,13 @@ import { execFileSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { expect } from 'chai';
 import { Capture, readLine } from '../../../src/runtime/pipe-reader.ts';
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
 
 describe('pipes of processes', () => {
   let dir: string;
@@ -42,6 +47,23 @@ describe('pipes of processes', () => {
     writeSync(write, 'defg');
     expect(capture.finish().toString()).to.equal('abcde');
     expect(capture.truncated).to.equal(true);
+  });
+
+  it('holds about what was written, however small the pieces', async () => {
+    const capture = new Capture(read, 1 << 20);
+    const usedBytes = (): number => {
+      collect();
+      const { heapUsed, external } = process.memoryUsage();
+      return heapUsed + external;
+    };
+    const before = usedBytes();
+    const all = Buffer.from(Array.from({ length: 20_000 }, (_, i) => i % 251));
+    for (let at = 0; at < all.length; at++) {
+      writeSync(write, all, at, 1);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(usedBytes() - before).to.be.lessThan(512 << 10);
+    expect(capture.finish().equals(all)).to.equal(true);
   });
 
   it('ends with its pipe', async () => {

@@ -38,6 +38,8 @@ const watches = new Map<number, () => void>();
 const claims = new Map<string, Claim>();
 const keyOf = (pid: number, startTime = ''): string => `${pid} ${startTime}`;
 const orphans = new Map<number, Collected>();
+/** Ends that are waited for, of processes without a claim. Who gives up waiting for one that can't die comes back, again and again (R5): one descriptor serves them all. */
+const ends = new Map<string, Promise<ExitStatus | undefined>>();
 
 /**
  * Starts the one thread that waits for processes: this process becomes a subreaper and every ended child, ours or an orphan, is collected
@@ -94,6 +96,7 @@ export async function stopReactor(): Promise<void> {
   reactor = undefined;
   watches.clear();
   claims.clear();
+  ends.clear();
   closeSync(epfd);
   closeSync(wakeFd);
 }
@@ -175,6 +178,18 @@ export async function watchProcess(ref: ProcessRef): Promise<ExitStatus | undefi
   started();
   const claim = ref.startTime === '' ? undefined : claims.get(keyOf(ref.pid, ref.startTime));
   if (claim) return claim.exited;
+  if (ref.startTime === '') return watchEnd(ref);
+  const key = keyOf(ref.pid, ref.startTime);
+  const known = ends.get(key);
+  if (known) return known;
+  const end = watchEnd(ref).finally(() => {
+    if (ends.get(key) === end) ends.delete(key);
+  });
+  ends.set(key, end);
+  return end;
+}
+
+async function watchEnd(ref: ProcessRef): Promise<ExitStatus | undefined> {
   let pidfd: number;
   try {
     pidfd = pidfdOpen(ref.pid);

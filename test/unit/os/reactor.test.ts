@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -45,6 +45,17 @@ describe('os/reactor', () => {
     const child = spawn({ argv: ['sh', '-c', 'sleep 0.1; exit 7'] });
     const [a, b, c] = await Promise.all([watchProcess(child), watchProcess(child), child.exited]);
     expect([a?.exitCode, b?.exitCode, c.exitCode]).to.deep.equal([7, 7, 7]);
+  });
+
+  it('takes one descriptor for all who watch a process that does not end (R5)', async () => {
+    const file = join(dir, 'endless');
+    await run(op(), { argv: ['sh', '-c', `sleep 100 >/dev/null 2>&1 & echo $! > ${file}`] });
+    const ref = refOf(Number(await readFile(file, 'utf8')));
+    const before = (await readdir('/proc/self/fd')).length;
+    const watchers = Array.from({ length: 20 }, () => watchProcess(ref));
+    expect((await readdir('/proc/self/fd')).length - before).to.be.at.most(1);
+    process.kill(ref.pid, 'SIGKILL');
+    for (const status of await Promise.all(watchers)) expect(status?.exitCode).to.equal(137);
   });
 
   it('adopts, collects and tells of an orphan', async () => {

@@ -47,6 +47,8 @@ export async function createContainer(deps: ContainerDeps, op: Op, sandboxId: st
     collect: async (made) => {
       // Its pod was removed before anybody came for it.
       if (deps.store.get(made.id) === undefined) throw notFound('container', made.id);
+      // Or stopped, and what is not visible yet was not ended with it (R33).
+      readySandbox(deps, made.sandboxId);
       const created = moved(made, 'created');
       await deps.store.put(created);
       watchExit(deps, created);
@@ -70,9 +72,9 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   const paths = containerPaths(deps.stateDir, record.id);
 
   op.span.stage('record');
-  await deps.store.put(record);
   await using rollback = new Rollback(op);
   rollback.add(`tear down container ${record.id}`, (undo) => undoCreate(deps, undo, record));
+  await deps.store.put(record);
 
   op.span.stage('snapshot');
   const [mounts] = await allDone([

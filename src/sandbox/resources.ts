@@ -1,7 +1,7 @@
 import { ClassifiedError, messageOf } from '../base/errors.ts';
 import type { LinuxContainerResources__Output } from '../gen/cri/runtime/v1/LinuxContainerResources.ts';
 import type { CgroupResources } from '../os/cgroup.ts';
-import { createCgroup, readStats, setResources } from '../os/cgroup.ts';
+import { cgroupExists, createCgroup, readStats, removeCgroup, setResources } from '../os/cgroup.ts';
 import type { PodSandboxRecord } from './record.ts';
 
 type Limits = LinuxContainerResources__Output;
@@ -37,6 +37,20 @@ export function podLimits({ overhead, resources }: PodResources): CgroupResource
     cpuQuotaUs: quota > 0 ? quota + Math.trunc((number(overhead, 'cpuQuota') * cpuPeriodUs) / overheadPeriodUs) : 0,
     memoryLimitBytes: memory > 0 ? memory + number(overhead, 'memoryLimitInBytes') : 0,
   };
+}
+
+type Store = { values(): readonly PodSandboxRecord[] };
+
+/** Whether a cgroup that a new pod names is ours to remove: nobody has made it yet, or another pod's ownership made it, which is then shared. */
+export const isOurs = (store: Store, cgroupParent: string): boolean =>
+  !cgroupExists(cgroupParent) || store.values().some((other) => other.ownsCgroupParent && other.cgroupParent === cgroupParent);
+
+/** Unless it isn't ours, or another pod is in it or below it: the last one takes it along. Missing is fine. */
+export async function removePodCgroup(store: Store, { id, cgroupParent, ownsCgroupParent }: PodSandboxRecord): Promise<void> {
+  if (!ownsCgroupParent) return;
+  const isUsedBy = (other: PodSandboxRecord): boolean =>
+    other.id !== id && other.state !== 'removing' && `${other.cgroupParent}/`.startsWith(`${cgroupParent}/`);
+  if (!store.values().some(isUsedBy)) await removeCgroup(cgroupParent);
 }
 
 /** Makes the pod's cgroup with its limits, before anything is in it. Without limits it comes with the first container. */

@@ -4,7 +4,6 @@ import { newId, nowNs } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
-import { cgroupExists } from '../os/cgroup.ts';
 import { adjustNamespaces, createNamespaces } from '../os/namespaces.ts';
 import type { SandboxDeps } from './deps.ts';
 import { createPodFiles, podHostname } from './files.ts';
@@ -12,7 +11,7 @@ import { watchPause } from './lost.ts';
 import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
 import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, userMappings, usesHostNetwork } from './record.ts';
-import { createPodCgroup } from './resources.ts';
+import { createPodCgroup, isOurs } from './resources.ts';
 import { podLabels } from './selinux.ts';
 import { undoRun } from './teardown.ts';
 
@@ -126,7 +125,7 @@ function newRecord(
     createdAtNs: String(nowNs()),
     bootId: deps.bootId,
     cgroupParent,
-    ownsCgroupParent: !deps.systemdCgroup && !cgroupExists(cgroupParent),
+    ownsCgroupParent: !deps.systemdCgroup && isOurs(deps.store, cgroupParent),
     networkBegun: begun?.networkBegun ?? false,
     ...(begun?.attachment && { attachment: begun.attachment }),
     ...(deps.selinux === undefined ? {} : { selinux: podLabels({ selinux: deps.selinux, store: deps.store }, config) }),

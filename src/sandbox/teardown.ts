@@ -1,13 +1,13 @@
 import { ClassifiedError, messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { within } from '../base/op.ts';
-import { removeCgroup } from '../os/cgroup.ts';
 import { isPinned, removeNamespaces } from '../os/namespaces.ts';
 import type { SandboxDeps } from './deps.ts';
 import { removePodFiles } from './files.ts';
 import { podPaths } from './paths.ts';
 import type { PodSandboxRecord } from './record.ts';
 import { moved, networkOf, networkRequest } from './record.ts';
+import { removePodCgroup } from './resources.ts';
 
 const STEP_TIMEOUT_MS = 60_000;
 
@@ -41,7 +41,7 @@ export async function teardown(deps: SandboxDeps, op: Op, record: PodSandboxReco
   await allOf(op, [
     ['remove containers', (step) => deps.containers.removeAll(step, record.id)],
     ['remove pod files', () => removePodFiles(podPaths(deps.stateDir, record.id))],
-    ['remove cgroup', async () => (record.ownsCgroupParent ? removeCgroup(record.cgroupParent) : undefined)],
+    ['remove cgroup', () => removePodCgroup(deps.store, record)],
   ]);
 }
 
@@ -51,7 +51,7 @@ export async function undoRun(deps: SandboxDeps, op: Op, record: PodSandboxRecor
     await teardown(deps, op, record);
     await deps.store.delete(record.id);
   } catch (error) {
-    await deps.store.put({ ...moved(record, 'unknown'), failedSteps: [messageOf(error)] });
+    await deps.store.note({ ...moved(record, 'unknown'), failedSteps: [messageOf(error)] });
     throw error;
   }
 }

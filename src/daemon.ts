@@ -2,6 +2,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { messageOf, wrap } from './base/errors.ts';
 import { KeyedLock } from './base/keyed-lock.ts';
+import { LastingWork } from './base/lasting-work.ts';
 import type { Logger } from './base/log.ts';
 import { Operations } from './base/operations.ts';
 import type { Op } from './base/op.ts';
@@ -110,7 +111,8 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     cdi: new CdiRegistry(config.cdi.specDirs),
     sampler,
     exits: new Map(),
-    starts: new Map(),
+    starts: new LastingWork(),
+    removals: new LastingWork(),
     sandbox: (id) => findPodSandbox(sandboxes, id),
     emit: tell.container,
   };
@@ -122,6 +124,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     ...shared,
     store: sandboxStore,
     operations: new Operations<PodSandboxRecord>(patience),
+    endings: new LastingWork(),
     locks: new KeyedLock(),
     network,
     warm,

@@ -1,4 +1,5 @@
 import type { KeyedLock } from '../base/keyed-lock.ts';
+import type { LastingWork } from '../base/lasting-work.ts';
 import type { Logger } from '../base/log.ts';
 import type { Operations } from '../base/operations.ts';
 import type { TaskSet } from '../base/task-set.ts';
@@ -40,8 +41,10 @@ export interface ContainerDeps {
   readonly sampler: Sampled;
   /** Settles when the container's exit is in its record. */
   readonly exits: Map<string, Promise<void>>;
-  /** Starts under way; each settles when its outcome is in the record and told. */
-  readonly starts: Map<string, Promise<void>>;
+  /** Starts under way, by container; each settles when its outcome is in the record and told. */
+  readonly starts: LastingWork;
+  /** Removals under way, by container. */
+  readonly removals: LastingWork;
   handler(name: string): Runtime;
   /** The live record of a sandbox; notFound. */
   sandbox(id: string): PodSandboxRecord;

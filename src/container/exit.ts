@@ -18,7 +18,7 @@ export function watchExit(deps: ContainerDeps, record: ContainerRecord): void {
     const exit = await deps.handler(record.runtimeHandler).waitExit(record.id, process);
     // An init that ended at once: its start is told first, unless the runtime is stuck in it.
     const starting = deps.starts.get(record.id);
-    if (starting) await Promise.race([starting, sleep(START_PATIENCE_MS, undefined, { ref: false })]);
+    if (starting) await Promise.race([starting.catch(() => undefined), sleep(START_PATIENCE_MS, undefined, { ref: false })]);
     await exited(deps, record.id, {
       exitCode: exit.exitCode,
       finishedAtNs: String(exit.exitedAtNs),

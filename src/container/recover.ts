@@ -1,12 +1,17 @@
 import { messageOf } from '../base/errors.ts';
-import { isId } from '../base/ids.ts';
+import { isId, nowNs } from '../base/ids.ts';
+import { newOp } from '../base/op.ts';
 import type { ContainerDeps } from './deps.ts';
 import { exited, unseenExit, watchExit } from './exit.ts';
 import { lostContainers, lostRecord } from './lost-record.ts';
 import type { ContainerRecord } from './record.ts';
 import { moved, parseContainerRecord } from './record.ts';
 import { removeContainer } from './remove.ts';
+import { started } from './start.ts';
 import { cleanupOp, undoCreate } from './teardown.ts';
+
+/** A runtime that hangs must not keep the daemon from serving (R6). */
+const STATE_TIMEOUT_MS = 2_000;
 
 /** After a start: running ones are watched again, half-done creates are undone, removals finished. Never makes the start fail (R6). */
 export async function recoverContainers(deps: ContainerDeps): Promise<void> {
@@ -20,6 +25,17 @@ export async function recoverContainers(deps: ContainerDeps): Promise<void> {
       deps.log.error({ container: record.id, err: messageOf(error) }, 'a container could not be recovered');
       await deps.store.note({ ...record, state: 'unknown', failedSteps: [messageOf(error)] });
     }
+  }
+  await Promise.all(deps.store.values().flatMap((record) => (record.state === 'created' ? [recoverStart(deps, record)] : [])));
+}
+
+/** The daemon may have been killed after a start and before that was in the record: only the runtime knows, and kubelet would start another beside it. */
+async function recoverStart(deps: ContainerDeps, record: ContainerRecord): Promise<void> {
+  try {
+    const op = newOp('recover', { log: deps.log, timeoutMs: STATE_TIMEOUT_MS });
+    if (await deps.handler(record.runtimeHandler).isStarted(op, record.id)) await started(deps, record.id, String(nowNs()));
+  } catch (error) {
+    deps.log.warn({ container: record.id, err: messageOf(error) }, 'whether a container has been started is not known');
   }
 }
 

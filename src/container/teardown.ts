@@ -32,7 +32,7 @@ export async function undoCreate(deps: ContainerDeps, op: Op, record: ContainerR
     await teardown(deps, op, record);
     await deps.store.delete(record.id);
   } catch (error) {
-    await deps.store.put({ ...moved(record, 'unknown'), failedSteps: [messageOf(error)] });
+    await deps.store.note({ ...moved(record, 'unknown'), failedSteps: [messageOf(error)] });
     throw error;
   }
 }

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ClassifiedError, errnoOf, notFound, wrap } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, messageOf, notFound, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
@@ -159,6 +159,14 @@ class ConmonRuntime implements OciRuntime {
     await this.#cli.verb(op, ['start', id]);
   }
 
+  async isStarted(op: Op, id: string): Promise<boolean> {
+    const { exitCode, stdout, stderr } = await this.#cli.run(op, ['state', id]);
+    if (exitCode !== 0) throw new ClassifiedError('internal', `${this.#cli.name} state ${id}: ${runtimeWords(stderr.toString('utf8'))}`);
+    // OCI runtime-spec, "State": creating, created, running or stopped; runc and crun know paused too.
+    const { status } = JSON.parse(stdout.toString('utf8')) as { status?: unknown };
+    return status === 'running' || status === 'paused';
+  }
+
   async kill(op: Op, id: string, signal: number, all: boolean): Promise<void> {
     const state = await this.#state.read(id);
     if (!state?.created) return;
@@ -183,13 +191,14 @@ class ConmonRuntime implements OciRuntime {
     }
   }
 
-  /** An OOM kill counted before our own SIGKILL isn't what ended the container. */
+  /** An OOM kill counted before our own SIGKILL isn't what ended the container. What can't be noted, on a full disk, must not keep it from being killed (R11). */
   async #noteKill(id: string, state: ContainerState): Promise<void> {
     const count = state.cgroupPath === undefined ? undefined : await readOomKills(state.cgroupPath);
     try {
       writeFileSync(this.#state.files(id).oomBaseline, String(count ?? 0), { flag: 'wx', mode: 0o600 });
     } catch (error) {
-      if (errnoOf(error) !== 'EEXIST' && errnoOf(error) !== 'ENOENT') throw error;
+      const errno = errnoOf(error);
+      if (errno !== 'EEXIST' && errno !== 'ENOENT') this.#log.warn({ container: id, err: messageOf(error) }, 'OOM kills are not noted');
     }
   }
 

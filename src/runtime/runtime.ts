@@ -95,6 +95,8 @@ export interface Runtime {
   /** Creates, does not start. On error nothing is left: no process, cgroup or state. Errors carry the runtime's own words (stderr tail). */
   create(op: Op, request: CreateRequest): Promise<CreatedContainer>;
   start(op: Op, id: string): Promise<void>;
+  /** Whether `start` has had its effect and the container still runs, in the runtime's own words. */
+  isStarted(op: Op, id: string): Promise<boolean>;
   /** To init only, or to every process of its cgroup. A gone container is no error. */
   kill(op: Op, id: string, signal: number, all: boolean): Promise<void>;
   /** Resolves when init has ended, whoever started the daemon; works for containers of an earlier daemon (exit file). */

@@ -1,4 +1,5 @@
 import type { KeyedLock } from '../base/keyed-lock.ts';
+import type { LastingWork } from '../base/lasting-work.ts';
 import type { Logger } from '../base/log.ts';
 import type { Operations } from '../base/operations.ts';
 import type { TaskSet } from '../base/task-set.ts';
@@ -42,6 +43,8 @@ export interface SandboxDeps {
   readonly log: Logger;
   readonly store: RecordStore<PodSandboxRecord>;
   readonly operations: Operations<PodSandboxRecord>;
+  /** Stops and removals under way. */
+  readonly endings: LastingWork;
   readonly locks: KeyedLock;
   readonly tasks: TaskSet;
   readonly network: Network;

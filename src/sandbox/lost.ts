@@ -9,7 +9,7 @@ export function watchPause(deps: SandboxDeps, record: PodSandboxRecord): void {
     const current = deps.store.get(record.id);
     if (current?.state !== 'ready') return;
     const lost = moved(current, 'notReady');
-    deps.tasks.start(`record loss of sandbox ${record.id}`, () => deps.store.put(lost));
+    deps.tasks.start(`record loss of sandbox ${record.id}`, () => deps.store.note(lost));
     deps.emit('stopped', lost);
   });
 }

@@ -5,19 +5,27 @@ import { moved } from './record.ts';
 import { stopPodSandbox } from './stop.ts';
 import { teardown } from './teardown.ts';
 
-/** CRI RemovePodSandbox: ends it when it still runs, removes its containers, leaves nothing. Idempotent; a failure leaves it listed as NotReady. */
+/**
+ * CRI RemovePodSandbox: ends it when it still runs, removes its containers, leaves nothing. Idempotent; a failure leaves it listed as NotReady. A call joins the
+ * removal under way, which goes on when its clients don't wait.
+ */
 export async function removePodSandbox(deps: SandboxDeps, op: Op, id: string): Promise<void> {
+  if (deps.store.get(id) === undefined) return;
+  await deps.endings.run(op, `remove ${id}`, (own) => remove(deps, own, id));
+}
+
+async function remove(deps: SandboxDeps, op: Op, id: string): Promise<void> {
   await stopPodSandbox(deps, op, id);
   using _ = await deps.locks.lock(id);
   const record = deps.store.get(id);
   if (record === undefined) return;
   const removing = moved(record, 'removing');
-  await deps.store.put(removing);
+  await deps.store.note(removing);
   op.span.stage('teardown');
   try {
     await teardown(deps, op, removing);
   } catch (error) {
-    await deps.store.put({ ...moved(removing, 'notReady'), failedSteps: [messageOf(error)] });
+    await deps.store.note({ ...moved(removing, 'notReady'), failedSteps: [messageOf(error)] });
     throw error;
   }
   await deps.store.delete(id);

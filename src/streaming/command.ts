@@ -21,6 +21,9 @@ export interface Command {
 }
 
 const MAX_EVENT_CHARS = 1024;
+/** Of what comes at a time only this much, and this many events, from its end: a size counts until the next one, and what is none costs an exception. */
+const MAX_TAIL_BYTES = 4096;
+const MAX_EVENTS = 64;
 
 /** The resize stream: JSON objects `{"Width":80,"Height":24}`, one after the other. Anything else is passed over, and so is a size of nothing. */
 export class ResizeEvents {
@@ -34,11 +37,11 @@ export class ResizeEvents {
   };
 
   push(bytes: Buffer): void {
-    this.#text += bytes.toString('latin1');
+    this.#text += bytes.subarray(-MAX_TAIL_BYTES).toString('latin1');
     // The objects have no objects in them.
     const events = this.#text.split('}');
     this.#text = (events.pop() ?? '').slice(-MAX_EVENT_CHARS);
-    for (const event of events) this.#take(parseSize(`${event}}`));
+    for (const event of events.slice(-MAX_EVENTS)) this.#take(parseSize(`${event}}`));
   }
 
   #take(size: TerminalSize | undefined): void {

@@ -7,7 +7,7 @@ import type { ContainerConfig } from '../../src/gen/cri/runtime/v1/ContainerConf
 import type { Mount } from '../../src/gen/cri/runtime/v1/Mount.ts';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { Bed, CGROUP, DEMO_IMAGE, eventually } from '../lib/bed.ts';
-import { warm } from '../lib/warm.ts';
+import { ofPods } from '../lib/warm.ts';
 
 const NOWHERE = 'f'.repeat(64);
 
@@ -41,7 +41,6 @@ describe('bad input', function () {
     const { items } = await bed.cri.runtime('listPodSandbox', {});
     const { containers } = await bed.cri.runtime('listContainers', {});
     const listed = (dir: string): string[] => (existsSync(dir) ? readdirSync(dir).sort() : []);
-    const kept = warm(bed.gantry);
     const { root, state, cniDataDir } = bed.gantry;
     const dirs = [
       ...['sandboxes', 'containers'].map((name) => join(root, name)),
@@ -52,7 +51,9 @@ describe('bad input', function () {
     return JSON.stringify({
       pods: items.map(({ id }) => id),
       containers: containers.map(({ id }) => id),
-      files: dirs.map((dir) => listed(dir).filter((name) => !/^(?:lock|last_reserved_ip\.\d+)$/.test(name) && !kept.owns(name))),
+      files: ofPods(bed.gantry, () =>
+        dirs.flatMap((dir) => listed(dir).flatMap((name) => (/^(?:lock|last_reserved_ip\.\d+)$/.test(name) ? [] : [`${dir}/${name}`]))),
+      ),
       cgroups: listed(`/sys/fs/cgroup/memory${CGROUP}`).filter((name) => !name.includes('.')),
     });
   };

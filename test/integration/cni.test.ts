@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { Bed, eventually } from '../lib/bed.ts';
-import { addressesOfPods, allAddresses, warm } from '../lib/warm.ts';
+import { addressesOfPods, allAddresses, ofPods, warm } from '../lib/warm.ts';
 import { RecordingPlugins } from '../lib/recording-plugin.ts';
 
 const SUBNET = 22;
@@ -104,10 +104,7 @@ describe('cni', function () {
       .filter((line) => /^-|^:/.test(line))
       .map((line) => line.replace(/\[\d+:\d+\]/, ''))
       .sort();
-  const links = (): string[] => {
-    const kept = warm(bed.gantry);
-    return readdirSync('/sys/class/net').filter((name) => name.startsWith('veth') && !kept.owns(name));
-  };
+  const links = (): string[] => ofPods(bed.gantry, () => readdirSync('/sys/class/net').filter((name) => name.startsWith('veth')));
   /** Without a configuration there is nothing to keep warm. */
   const drained = async (): Promise<void> => {
     conf({});

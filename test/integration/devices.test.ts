@@ -14,7 +14,7 @@ import type { Mount } from '../../src/gen/cri/runtime/v1/Mount.ts';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { mountsUnder } from '../../src/os/mount.ts';
 import { Bed, DEMO_IMAGE, eventually } from '../lib/bed.ts';
-import { warm } from '../lib/warm.ts';
+import { ofPods } from '../lib/warm.ts';
 
 const DATA_IMAGE = 'images.test/data:1';
 const VOLUMES_IMAGE = 'images.test/volumes:1';
@@ -103,8 +103,11 @@ describe('devices, volumes and mounts of containers', function () {
   const leftovers = (): string => {
     const { root, state, snapshots } = bed.gantry;
     const dirs = [join(root, 'containers'), join(snapshots, 'active'), join(state, 'containers')];
-    const kept = warm(bed.gantry);
-    return JSON.stringify([...dirs.map((dir) => readdirSync(dir).sort()), mountsUnder(bed.gantry.dir).filter((path) => !kept.owns(path))]);
+    const found = (): string[] => [
+      ...dirs.flatMap((dir) => readdirSync(dir).map((name) => `${dir}/${name}`)),
+      ...mountsUnder(bed.gantry.dir),
+    ];
+    return JSON.stringify(ofPods(bed.gantry, found).sort());
   };
   const imageMount = (change: Mount = {}): Mount => ({
     containerPath: '/mnt/data',

@@ -9,7 +9,7 @@ import { removeCgroup } from '../../src/os/cgroup.ts';
 import { Gantry } from '../lib/gantry.ts';
 import { TEST_CGROUP } from '../lib/leaks.ts';
 import { size } from '../lib/size.ts';
-import { addressesOfPods, warm } from '../lib/warm.ts';
+import { allAddresses, ofPods } from '../lib/warm.ts';
 
 const KILLS = size('KILLS', 10, 50);
 
@@ -133,8 +133,9 @@ describe('restart', function () {
   });
 });
 
-function remains(gantry: Gantry): string[] {
-  const kept = warm(gantry);
+const remains = (gantry: Gantry): string[] => ofPods(gantry, () => allRemains(gantry));
+
+function allRemains(gantry: Gantry): string[] {
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .flatMap((line) => line.split(' ')[4] ?? [])
@@ -149,13 +150,13 @@ function remains(gantry: Gantry): string[] {
       return false;
     }
   });
-  const addresses = addressesOfPods(gantry);
+  const addresses = allAddresses(gantry).map(({ name }) => name);
   const veths = readdirSync('/sys/class/net').filter((name) => name.startsWith('veth'));
   const snapshots = readdirSync(join(gantry.snapshots, 'active')).map((name) => `snapshot ${name}`);
   const cgroups = readdirSync(`/sys/fs/cgroup/memory/${TEST_CGROUP}`, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? [`cgroup ${entry.name}`] : [],
   );
-  const all = [
+  return [
     ...mounts,
     ...dirs,
     ...records,
@@ -165,5 +166,4 @@ function remains(gantry: Gantry): string[] {
     ...snapshots,
     ...cgroups,
   ];
-  return all.filter((each) => !kept.owns(each));
 }

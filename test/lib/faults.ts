@@ -6,7 +6,7 @@ import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
 import { argvOf } from '../../src/os/process.ts';
 import type { Gantry } from './gantry.ts';
 import { pluginDir } from './gantry.ts';
-import { addressesOfPods, warm } from './warm.ts';
+import { addressesOfPods, allAddresses, ofPods } from './warm.ts';
 
 /** Stands in for a program and runs it, unless a script that a test injects says otherwise. The program's way of working stays its own. */
 export class Faulty {
@@ -95,8 +95,9 @@ export const percentile = (values: readonly number[], share: number): number =>
   [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? NaN;
 
 /** What is left of pods in a Gantry that has none any more, but for what its warm sandboxes have: by name, so that a difference reads as a message. */
-export function remains(gantry: Gantry): string[] {
-  const kept = warm(gantry);
+export const remains = (gantry: Gantry): string[] => ofPods(gantry, () => allRemains(gantry));
+
+function allRemains(gantry: Gantry): string[] {
   const names = (dir: string): string[] => {
     try {
       return readdirSync(dir);
@@ -114,10 +115,10 @@ export function remains(gantry: Gantry): string[] {
     ...inState.flatMap((dir) => names(join(gantry.state, dir)).map((name) => `${dir}/${name}`)),
     ...['sandboxes', 'containers'].flatMap((dir) => names(join(gantry.root, dir)).map((name) => `${dir}/${name}`)),
     ...names(join(gantry.snapshots, 'active')).map((name) => `snapshot ${name}`),
-    ...addresses(gantry).map((address) => `address ${address}`),
+    ...allAddresses(gantry).map(({ name }) => `address ${name}`),
     ...names('/sys/class/net').filter((name) => name.startsWith('veth')),
     ...processesOf(gantry),
-  ].filter((each) => !kept.owns(each));
+  ];
 }
 
 /** Addresses that host-local has given out to pods. */

@@ -59,11 +59,16 @@ function linksOf({ attachment }: PodSandboxRecord): string[] {
   return interfaces.flatMap(({ name, sandbox }) => ((sandbox ?? '') === '' && name.startsWith('veth') ? [name] : []));
 }
 
-/** Addresses that host-local has given out to pods. */
-export function addressesOfPods(gantry: Gantry): string[] {
-  const kept = warm(gantry);
-  return allAddresses(gantry).flatMap(({ name }) => (kept.owns(name) ? [] : [name]));
+/** Of what `look` finds, everything that no warm sandbox has or had meanwhile: some may be made or given back while it looks. */
+export function ofPods(gantry: Gantry, look: () => string[]): string[] {
+  const before = warm(gantry);
+  const found = look();
+  const after = warm(gantry);
+  return found.filter((name) => !before.owns(name) && !after.owns(name));
 }
+
+/** Addresses that host-local has given out to pods. */
+export const addressesOfPods = (gantry: Gantry): string[] => ofPods(gantry, () => allAddresses(gantry).map(({ name }) => name));
 
 /** All that host-local has given out, and to whom. */
 export function allAddresses(gantry: Gantry): Array<{ name: string; id: string }> {

@@ -210,7 +210,14 @@ describe('faults: records', function () {
   });
 });
 
-const isGone = (pid: number): boolean => processRef(pid) === undefined || readFileSync(`/proc/${pid}/stat`, 'latin1').includes(') Z');
+function isGone(pid: number): boolean {
+  try {
+    return processRef(pid) === undefined || readFileSync(`/proc/${pid}/stat`, 'latin1').includes(') Z');
+  } catch {
+    // Between the two looks.
+    return true;
+  }
+}
 
 /** The daemon reads the kernel's; here a file lies over it. */
 async function anotherBootId(dir: string): Promise<void> {

@@ -22,7 +22,8 @@ export async function releaseStale(conflist: Conflist, isValid: (sandboxId: stri
     using _ = lockFile(join(dir, 'lock'));
     for (const name of names) {
       const id = (await readFile(join(dir, name), 'utf8').catch(() => '')).split(/\s/)[0] ?? '';
-      if (!/^[0-9a-f]{64}$/.test(id) || isValid(id)) continue;
+      // Under the lock an empty one is of a plugin that was killed before it wrote the name: no DEL would find it.
+      if (id !== '' && (!/^[0-9a-f]{64}$/.test(id) || isValid(id))) continue;
       await rm(join(dir, name), { force: true });
       released.push(name);
     }

@@ -29,6 +29,8 @@ const MAX_PAUSE_MS = 600_000;
 const FILL_TIMEOUT_MS = 120_000;
 const END_TIMEOUT_MS = 60_000;
 const CLOSE_TIMEOUT_MS = 10_000;
+/** A plugin that is killed may leave half an address: one that is at work is let finish, unless it takes longer. */
+const FINISH_MS = 2_000;
 
 /** For Status and metrics. `taken` and `missed` count pods that could be served, since the daemon's start. */
 export interface WarmStatus {
@@ -135,6 +137,7 @@ export class WarmPool implements WarmSandboxes {
   async close(): Promise<void> {
     this.#closing.abort();
     clearTimeout(this.#timer);
+    this.#finishSoon();
     const drain = async (): Promise<void> => {
       await this.#working;
       await this.#endAll(newOp('drain', { log: this.#deps().log, timeoutMs: CLOSE_TIMEOUT_MS }), this.#idle());
@@ -215,7 +218,7 @@ export class WarmPool implements WarmSandboxes {
 
   async #fill(conflist: unknown): Promise<void> {
     this.#filling = new AbortController();
-    const signal = AbortSignal.any([this.#closing.signal, this.#filling.signal]);
+    const { signal } = this.#filling;
     try {
       await this.#prepare(newOp('prepare sandbox', { log: this.#deps().log, timeoutMs: FILL_TIMEOUT_MS, signal }), conflist);
       [this.#failure, this.#pauseMs] = [undefined, PAUSE_MS];
@@ -266,10 +269,15 @@ export class WarmPool implements WarmSandboxes {
     return results.every(({ status }) => status === 'fulfilled');
   }
 
+  #finishSoon(): void {
+    const filling = this.#filling;
+    setTimeout(() => filling.abort(), FINISH_MS).unref();
+  }
+
   /** A pod goes first: no more are prepared for a while. */
   async #giveBack(op: Op): Promise<void> {
     this.#pausedUntilMs = performance.now() + PAUSE_MS;
-    this.#filling.abort();
+    this.#finishSoon();
     op.log.info({ sandboxes: this.#all().length }, 'no address is left: the warm sandboxes are given back');
     const own = detached(op, END_TIMEOUT_MS);
     await Promise.all([this.#working, this.#endAll(own, this.#idle())]);

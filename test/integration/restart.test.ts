@@ -156,14 +156,5 @@ function allRemains(gantry: Gantry): string[] {
   const cgroups = readdirSync(`/sys/fs/cgroup/memory/${TEST_CGROUP}`, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? [`cgroup ${entry.name}`] : [],
   );
-  return [
-    ...mounts,
-    ...dirs,
-    ...records,
-    ...monitors.map((pid) => `process ${pid}`),
-    ...addresses,
-    ...veths,
-    ...snapshots,
-    ...cgroups,
-  ];
+  return [...mounts, ...dirs, ...records, ...monitors.map((pid) => `process ${pid}`), ...addresses, ...veths, ...snapshots, ...cgroups];
 }

@@ -13,7 +13,7 @@ const SIGKILL = 9;
 const KILL_PATIENCE_MS = 10_000;
 
 /**
- * CRI StopContainer: the stop signal, `gracePeriodMs` for it to work, then SIGKILL to all of it. Holds no lock while it waits, so a second
+ * CRI StopContainer: the stop signal, if no call has sent it yet, `gracePeriodMs` for it to work, then SIGKILL to all of it. Holds no lock while it waits, so a second
  * call with a shorter grace period takes effect at once (R12). Idempotent; a container that is gone is no error.
  */
 export async function stopContainer(deps: ContainerDeps, op: Op, id: string, gracePeriodMs: number): Promise<void> {
@@ -28,7 +28,7 @@ export async function stopContainer(deps: ContainerDeps, op: Op, id: string, gra
   }
   if (gracePeriodMs > 0 && record.state === 'running') {
     op.span.stage('grace period');
-    await runtime.kill(op, record.id, record.stopSignal, false);
+    await signalOnce(gone, () => runtime.kill(op, record.id, record.stopSignal, false));
     if (await settles(op, gone, gracePeriodMs)) return;
   }
   op.span.stage('kill');
@@ -40,6 +40,20 @@ export async function stopContainer(deps: ContainerDeps, op: Op, id: string, gra
     'deadlineExceeded',
     `stop container ${record.id}: init (pid ${record.process.init.pid}) does not end after SIGKILL`,
   );
+}
+
+/** By the promise of their exit: containers that got their stop signal. To many programs a second one means to end at once; containerd sends one too. */
+const signalled = new WeakSet<Promise<void>>();
+
+async function signalOnce(gone: Promise<void>, signal: () => Promise<void>): Promise<void> {
+  if (signalled.has(gone)) return;
+  signalled.add(gone);
+  try {
+    await signal();
+  } catch (error) {
+    signalled.delete(gone);
+    throw error;
+  }
 }
 
 function visible(deps: ContainerDeps, id: string): ContainerRecord | undefined {

@@ -116,6 +116,19 @@ describe('faults: races', function () {
     expect(existsSync(`/sys/fs/cgroup/memory${CGROUP}/shared`)).to.equal(false);
   });
 
+  it('R12: a second stop does not send the signal again, and its shorter grace period counts', async () => {
+    const config = podConfig('signalled');
+    const podSandboxId = await bed.runPod(config, 'faulty');
+    const script = 'trap "echo term" TERM; echo up; while :; do sleep 0.1; done';
+    const containerId = await bed.runContainer(podSandboxId, config, bed.containerConfig('app', script));
+    await eventually('it is up', () => bed.logOf('signalled', 'app') === 'up\n');
+    const first = bed.cri.runtime('stopContainer', { containerId, timeout: '30' });
+    await eventually('it is told', () => bed.logOf('signalled', 'app').endsWith('term\n'));
+    await bed.cri.runtime('stopContainer', { containerId, timeout: '1' });
+    await first;
+    expect(bed.logOf('signalled', 'app')).to.equal('up\nterm\n');
+  });
+
   it('R11: pods can be stopped and removed on a full disk', async () => {
     const config = podConfig('full');
     const podSandboxId = await bed.runPod(config, 'faulty');
@@ -137,6 +150,9 @@ describe('faults: races', function () {
       }
       await bed.cri.runtime('stopPodSandbox', { podSandboxId });
       await bed.cri.runtime('removePodSandbox', { podSandboxId });
+      await bed.gantry.kill();
+      await bed.gantry.start();
+      expect((await bed.cri.runtime('listPodSandbox', {})).items).to.deep.equal([]);
     } finally {
       rmSync(filler);
     }

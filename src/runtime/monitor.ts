@@ -10,7 +10,7 @@ import type { ProcessRef } from '../os/process.ts';
 import { processRef } from '../os/process.ts';
 import type { Child } from '../os/spawn.ts';
 import { pipe, spawn } from '../os/spawn.ts';
-import { heldFiles } from './proc-scan.ts';
+import { heldFiles, isOver } from './proc-scan.ts';
 import { readLine } from './pipe-reader.ts';
 import type { CreateRequest, CreatedContainer } from './runtime.ts';
 import type { ContainerFiles } from './state-dir.ts';
@@ -160,13 +160,16 @@ async function monitorRef(files: ContainerFiles): Promise<ProcessRef | undefined
 const openAsync = promisify(open);
 const closeAsync = promisify(close);
 
+const withoutMonitor = (id: string, cause?: unknown): ClassifiedError =>
+  new ClassifiedError('failedPrecondition', `container ${id} has no monitor that runs`, { cause });
+
 /** One message to conmon's control FIFO; failedPrecondition when no conmon reads it. */
 async function sendControl(bundle: string, id: string, message: string): Promise<void> {
   let fd: number;
   try {
     fd = await openAsync(`${bundle}/ctl`, constants.O_WRONLY | constants.O_NONBLOCK);
   } catch (error) {
-    throw new ClassifiedError('failedPrecondition', `container ${id} has no monitor that runs`, { cause: error });
+    throw withoutMonitor(id, error);
   }
   try {
     writeSync(fd, message);
@@ -177,7 +180,8 @@ async function sendControl(bundle: string, id: string, message: string): Promise
 
 /**
  * Makes conmon write to a new file at the log's path and returns once it does (R25). A log that it already writes to there is left
- * alone (the caller has not rotated, or repeats itself): replacing it would lose lines. Callers run one control message at a time.
+ * alone (the caller has not rotated, or repeats itself): replacing it would lose lines. Callers run one control message at a time. failedPrecondition when the
+ * monitor has ended, before it or over it.
  */
 export async function reopenLog(op: Op, target: { id: string; bundle: string; logPath: string; monitor: ProcessRef }): Promise<void> {
   const { id, bundle, logPath, monitor } = target;
@@ -192,7 +196,13 @@ export async function reopenLog(op: Op, target: { id: string; bundle: string; lo
   await sendControl(bundle, id, '2 0 0\n');
   for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 50)) {
     throwIfOver(op);
+    // Asked before the file is looked at: it may have done it and gone.
+    const over = isOver(monitor);
     if ((await stat(logPath, { bigint: true }).catch(() => undefined))?.ino === ino) return;
+    if (over) {
+      await rm(next, { force: true });
+      throw withoutMonitor(id);
+    }
     await sleep(waitMs);
   }
 }

@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -127,6 +127,21 @@ describe('faults: monitor and memory', function () {
     runtime.inject(`[ "$verb" != start ] || { ${runtime.stall(120)}; }`);
     expect((await failure(bed.cri.runtime('startContainer', { containerId }, 1000))).details).to.match(/stage runtime start/);
     await eventually('it is known not to run', async () => (await bed.status(containerId)).state === 'CONTAINER_EXITED');
+  });
+
+  it('R25: a reopened log whose monitor dies over it is told at once, and no file is left', async () => {
+    const id = await start(DEAF);
+    const monitor = await monitorOf(id);
+    signal(monitor, 'SIGSTOP');
+    const logs = join(bed.gantry.dir, 'logs', 'monitored');
+    renameSync(join(logs, 'app.log'), join(logs, 'app.log.1'));
+    const reopening = failure(bed.cri.runtime('reopenContainerLog', { containerId: id }, 10_000));
+    await sleep(500);
+    const fromMs = Date.now();
+    signal(monitor, 'SIGKILL');
+    expect((await reopening).details).to.match(/monitor/);
+    expect(Date.now() - fromMs).to.be.below(2000);
+    expect(readdirSync(logs)).to.deep.equal(['app.log.1']);
   });
 
   it('R21, R22: a monitor that is killed takes its container along, and the status says so', async () => {

@@ -10,8 +10,11 @@ import { cleanupOp, endProcesses } from './teardown.ts';
 /** How long an exit waits for the start that it overtook. */
 const START_PATIENCE_MS = 10_000;
 
-/** Waits for init's end in the background, whoever started it, and puts it into the record. Once per container and daemon. */
-export function watchExit(deps: ContainerDeps, record: ContainerRecord): void {
+/** After a watch that failed, for want of a descriptor say. */
+const RETRY_MS = 5_000;
+
+/** Waits for init's end in the background, whoever started it, and puts it into the record. Once per container and daemon, and again when that fails. */
+export function watchExit(deps: ContainerDeps, record: ContainerRecord, retryMs = RETRY_MS): void {
   const { process } = record;
   if (process === undefined || deps.exits.has(record.id)) return;
   const settled = (async () => {
@@ -27,9 +30,14 @@ export function watchExit(deps: ContainerDeps, record: ContainerRecord): void {
     });
   })().catch(async (error: unknown) => {
     deps.log.error({ container: record.id, err: messageOf(error) }, 'the exit of a container is not known');
-    // Never running for nothing (R21); one that lives on is not watched, which stop takes into account.
-    if (isAlive(process.init)) deps.exits.delete(record.id);
-    else await exited(deps, record.id, unseenExit(`its exit is not known: ${messageOf(error)}`));
+    // Never running for nothing (R21); one that lives on is not watched for a while, which stop takes into account.
+    if (isAlive(process.init)) {
+      deps.exits.delete(record.id);
+      setTimeout(() => {
+        const current = deps.store.get(record.id);
+        if (current?.state === 'created' || current?.state === 'running') watchExit(deps, current, retryMs);
+      }, retryMs).unref();
+    } else await exited(deps, record.id, unseenExit(`its exit is not known: ${messageOf(error)}`));
   });
   deps.exits.set(record.id, settled);
 }

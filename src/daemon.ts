@@ -110,6 +110,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     snapshotter,
     cdi: new CdiRegistry(config.cdi.specDirs),
     sampler,
+    handlerOf: handlers.of,
     exits: new Map(),
     starts: new LastingWork(),
     removals: new LastingWork(),

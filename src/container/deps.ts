@@ -46,6 +46,8 @@ export interface ContainerDeps {
   /** Removals under way, by container. */
   readonly removals: LastingWork;
   handler(name: string): Runtime;
+  /** Of a container that exists: it can be ended, though its handler may not be configured any more. */
+  handlerOf(name: string): Runtime;
   /** The live record of a sandbox; notFound. */
   sandbox(id: string): PodSandboxRecord;
   emit(type: ContainerEventType, record: ContainerRecord): void;

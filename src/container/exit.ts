@@ -18,7 +18,7 @@ export function watchExit(deps: ContainerDeps, record: ContainerRecord, retryMs 
   const { process } = record;
   if (process === undefined || deps.exits.has(record.id)) return;
   const settled = (async () => {
-    const exit = await deps.handler(record.runtimeHandler).waitExit(record.id, process);
+    const exit = await deps.handlerOf(record.runtimeHandler).waitExit(record.id, process);
     // An init that ended at once: its start is told first, unless the runtime is stuck in it.
     const starting = deps.starts.get(record.id);
     if (starting) await Promise.race([starting.catch(() => undefined), sleep(START_PATIENCE_MS, undefined, { ref: false })]);

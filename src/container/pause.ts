@@ -53,7 +53,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
     },
 
     async remove(op: Op, sandbox: PodSandboxRecord): Promise<void> {
-      await deps.handler(sandbox.runtimeHandler).delete(op, sandbox.id);
+      await deps.handlerOf(sandbox.runtimeHandler).delete(op, sandbox.id);
       await removeRootfs(deps.snapshotter, op, containerPaths(deps.stateDir, sandbox.id), sandbox.id);
     },
 
@@ -65,7 +65,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
       if (sandbox.pause === undefined || watched.has(sandbox.id)) return;
       watched.add(sandbox.id);
       const { pause } = sandbox;
-      const exited = (async () => deps.handler(sandbox.runtimeHandler).waitExit(sandbox.id, pause))();
+      const exited = (async () => deps.handlerOf(sandbox.runtimeHandler).waitExit(sandbox.id, pause))();
       void exited
         .catch((error: unknown) =>
           deps.log.error({ sandbox: sandbox.id, err: messageOf(error) }, 'the end of a pause process is not known'),

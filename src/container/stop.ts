@@ -19,7 +19,7 @@ const KILL_PATIENCE_MS = 10_000;
 export async function stopContainer(deps: ContainerDeps, op: Op, id: string, gracePeriodMs: number): Promise<void> {
   const record = visible(deps, id);
   if (record === undefined || record.state === 'exited' || record.state === 'removing') return;
-  const runtime = deps.handler(record.runtimeHandler);
+  const runtime = deps.handlerOf(record.runtimeHandler);
   const gone = deps.exits.get(record.id);
   if (record.process === undefined || gone === undefined) {
     await endProcesses(deps, op, record);

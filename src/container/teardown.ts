@@ -23,7 +23,7 @@ export async function teardown(deps: ContainerDeps, op: Op, record: ContainerRec
 
 /** Processes, cgroup, monitor and the runtime's state; what is left is what `exited` means. */
 export async function endProcesses(deps: ContainerDeps, op: Op, record: ContainerRecord): Promise<void> {
-  await deps.handler(record.runtimeHandler).delete(within(op, DELETE_TIMEOUT_MS), record.id);
+  await deps.handlerOf(record.runtimeHandler).delete(within(op, DELETE_TIMEOUT_MS), record.id);
 }
 
 /** Undo of a create that failed, was abandoned or was cut short by a crash. What can't be undone stays listed as `unknown`, so that kubelet removes it again. */

@@ -116,6 +116,22 @@ describe('faults: races', function () {
     expect(existsSync(`/sys/fs/cgroup/memory${CGROUP}/shared`)).to.equal(false);
   });
 
+  it('R6: what was made by a handler that is not configured any more runs on, and can be stopped and removed', async () => {
+    const config = podConfig('orphaned');
+    await bed.gantry.stop();
+    await bed.gantry.start({}, ['--handler', `gone=${runtime.path}`]);
+    const podSandboxId = await bed.runPod(config, 'gone');
+    const containerId = await bed.runContainer(podSandboxId, config, bed.containerConfig('app', PATIENT));
+    await bed.gantry.stop();
+    await bed.gantry.start();
+    expect((await failure(bed.runPod(podConfig('refused'), 'gone'))).details).to.match(/unknown handler "gone"/);
+    expect((await bed.status(containerId)).state).to.equal('CONTAINER_RUNNING');
+    await bed.cri.runtime('stopContainer', { containerId, timeout: '10' });
+    expect((await bed.status(containerId)).exitCode).to.equal(0);
+    await bed.cri.runtime('stopPodSandbox', { podSandboxId });
+    await bed.cri.runtime('removePodSandbox', { podSandboxId });
+  });
+
   it('R12: a second stop does not send the signal again, and its shorter grace period counts', async () => {
     const config = podConfig('signalled');
     const podSandboxId = await bed.runPod(config, 'faulty');

@@ -22,7 +22,7 @@ describe('container/exit', () => {
       tasks: { start: () => undefined },
       store: { get: () => record, note: async (next: ContainerRecord) => void (record = next) },
       emit: () => undefined,
-      handler: () => ({
+      handlerOf: () => ({
         waitExit: async () => {
           if (++watches === 1) throw new Error('too many open files');
           return { exitCode: 3, signal: 0, exitedAtNs: 1n, oomKilled: false };

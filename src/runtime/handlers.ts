@@ -70,7 +70,9 @@ export async function createHandlers(config: HandlersConfig, log: Logger, rootfs
     of: (name) => {
       // A record is as good as the disk that it was on.
       if (name === '' || drivers.has(name) || !HANDLER_NAME.test(name)) return get(name);
-      return standIns.getOrInsertComputed(name, standIn);
+      const driver = standIns.get(name) ?? standIn(name);
+      standIns.set(name, driver);
+      return driver;
     },
   };
 }

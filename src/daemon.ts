@@ -187,6 +187,8 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   stack.defer(() => tasks.drain());
   stack.defer(() => warm.close());
   stack.defer(() => server.close(SERVER_GRACE_MS));
+  // Streams of events have no end of their own.
+  stack.defer(() => bus.close());
   log.info({ socket: config.socket, root: config.root, state: config.state }, 'serving the CRI');
   sdNotify('READY=1');
   stack.defer(() => void sdNotify('STOPPING=1'));

@@ -1,5 +1,5 @@
-import { chmod, mkdir, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { chmod, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { handleUnaryCall, ServiceDefinition, UntypedHandleCall } from '@grpc/grpc-js';
 import { loadPackageDefinition, Server, ServerCredentials } from '@grpc/grpc-js';
@@ -51,6 +51,7 @@ export async function createCriServer(options: {
   const { runtime, gantry } = loadPackageDefinition(definition) as unknown as ProtoGrpcType & GantryProto;
   boundDeadlines();
   const edge: Edge = { log: options.log, observe: options.observe ?? (() => undefined) };
+  let path: string | undefined;
   const server = new Server({
     'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
     'grpc.max_send_message_length': -1,
@@ -61,19 +62,22 @@ export async function createCriServer(options: {
   return {
     async listen(socketPath) {
       await mkdir(dirname(socketPath), { recursive: true, mode: 0o711 });
-      await rm(socketPath, { force: true });
-      // bind(2) creates the socket under the umask: it is never open to others, not even for a moment.
-      const before = process.umask(0o177);
+      // It is made where nobody else may look, so that it is never open to others, not even for a moment; children would inherit an umask.
+      const dir = await mkdtemp(join(dirname(socketPath), '.'));
       try {
+        const bound = join(dir, 's');
         await new Promise<void>((resolve, reject) => {
-          server.bindAsync(`unix:${socketPath}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+          server.bindAsync(`unix:${bound}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
         });
+        await chmod(bound, 0o600);
+        await rename(bound, socketPath);
+        path = socketPath;
       } finally {
-        process.umask(before);
+        await rm(dir, { recursive: true, force: true });
       }
-      await chmod(socketPath, 0o600);
     },
     async close(graceMs) {
+      if (path !== undefined) await rm(path, { force: true });
       const force = setTimeout(() => server.forceShutdown(), graceMs);
       await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
       clearTimeout(force);

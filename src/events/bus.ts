@@ -22,6 +22,7 @@ export interface BusOptions<T> {
 export class Bus<T> {
   readonly #subscribers = new Set<(queued: Queued<T>) => void>();
   readonly #options: Required<BusOptions<T>>;
+  readonly #closed = new AbortController();
   #dropped = 0;
 
   constructor({ sizeOf = () => 0, maxQueued = MAX_QUEUED, maxQueuedBytes = MAX_QUEUED_BYTES }: BusOptions<T> = {}) {
@@ -34,6 +35,11 @@ export class Bus<T> {
     for (const push of this.#subscribers) push(queued);
   }
 
+  /** Every subscriber gets what is queued for it, and then its end. */
+  close(): void {
+    this.#closed.abort();
+  }
+
   /** Events that subscribers lost by being too slow, since the start: what they had not read yet and the one for which there was no room. */
   get dropped(): number {
     return this.#dropped;
@@ -43,7 +49,8 @@ export class Bus<T> {
     return this.#subscribers.size;
   }
 
-  subscribe(signal: AbortSignal): Subscription<T> {
+  subscribe(subscriber: AbortSignal): Subscription<T> {
+    const signal = AbortSignal.any([subscriber, this.#closed.signal]);
     const { maxQueued, maxQueuedBytes } = this.#options;
     let queue: Array<Queued<T>> = [];
     let queuedBytes = 0;

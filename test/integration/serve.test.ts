@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
 import { isAlive, processRef } from '../../src/os/process.ts';
-import { Bed } from '../lib/bed.ts';
+import { Bed, eventually } from '../lib/bed.ts';
+import { Cri } from '../lib/cri.ts';
 import { Gantry, pluginDir } from '../lib/gantry.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/gantry', import.meta.url));
@@ -61,6 +62,21 @@ describe('gantry serve', function () {
       await gantry.kill();
       expect(existsSync(gantry.socket)).to.equal(true);
     }
+    await gantry.remove();
+  });
+
+  it('does not wait, at its end, for those that watch its events', async () => {
+    const gantry = new Gantry({ dir: join(dir, 'a'), flags: ['--warm-sandboxes', '0'] });
+    await gantry.start();
+    using kubelet = new Cri(gantry.socket);
+    using _ = kubelet.events(() => undefined);
+    await eventually('it watches', async () =>
+      /"subscribers":1/.test(JSON.stringify(await gantry.cri.runtime('status', { verbose: true })).replaceAll('\\', '')),
+    );
+    const startedMs = Date.now();
+    await gantry.stop();
+    expect(Date.now() - startedMs).to.be.lessThan(4000);
+    expect(existsSync(gantry.socket)).to.equal(false);
     await gantry.remove();
   });
 

@@ -23,6 +23,20 @@ describe('events/bus (R24)', () => {
     ]);
   });
 
+  it('ends every subscription when it closes, after what was queued', async () => {
+    const bus = new Bus<number>();
+    using early = bus.subscribe(new AbortController().signal);
+    bus.publish(1);
+    const reading = (async () => {
+      const seen: number[] = [];
+      for await (const event of early) seen.push(event);
+      return seen;
+    })();
+    bus.publish(2);
+    bus.close();
+    expect(await reading).to.deep.equal([1, 2]);
+  });
+
   const seenBy = async (events: AsyncIterable<number>): Promise<number> => {
     let seen = 0;
     for await (const _ of events) seen++;

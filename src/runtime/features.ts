@@ -3,7 +3,8 @@ import type { Op } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
 import type { HandlerFeatures } from './runtime.ts';
 
-const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false, seccomp: true };
+/** Of a runtime that has no word on features. */
+export const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false, seccomp: true };
 
 interface FeaturesDocument {
   readonly mountOptions?: unknown;
@@ -28,9 +29,9 @@ export function parseFeatures(text: string): HandlerFeatures {
   try {
     document = JSON.parse(text) as FeaturesDocument | null;
   } catch {
-    return NONE;
+    return NO_FEATURES;
   }
-  if (typeof document !== 'object' || document === null) return NONE;
+  if (typeof document !== 'object' || document === null) return NO_FEATURES;
   const { mountOptions } = document;
   const namespaces = document.linux?.namespaces;
   return {
@@ -47,13 +48,13 @@ function hasSeccomp({ linux, annotations }: FeaturesDocument): boolean {
   );
 }
 
-/** `runtime`: argv up to the verb. Never fails: a runtime that has no such verb, or doesn't run, can do nothing special. */
-export async function discoverFeatures(op: Op, runtime: readonly string[]): Promise<HandlerFeatures> {
+/** `runtime`: argv up to the verb. Never fails: a runtime that has no such verb can do nothing special; undefined when it did not run or not answer in time. */
+export async function discoverFeatures(op: Op, runtime: readonly string[]): Promise<HandlerFeatures | undefined> {
   try {
     const { exitCode, stdout } = await run(op, { argv: [...runtime, 'features'] });
-    return exitCode === 0 ? onKernel(parseFeatures(stdout.toString('utf8')), release()) : NONE;
+    return exitCode === 0 ? onKernel(parseFeatures(stdout.toString('utf8')), release()) : NO_FEATURES;
   } catch {
-    return NONE;
+    return undefined;
   }
 }
 

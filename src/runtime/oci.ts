@@ -17,7 +17,7 @@ import { exec } from './exec.ts';
 import type { ExecContext } from './exec-process.ts';
 import { execSync } from './exec-sync.ts';
 import { awaitExit } from './exits.ts';
-import { discoverFeatures } from './features.ts';
+import { discoverFeatures, NO_FEATURES } from './features.ts';
 import { reopenLog, resizeTerminal, startMonitor } from './monitor.ts';
 import type { MonitorOptions } from './monitor.ts';
 import { findProgram } from './program.ts';
@@ -103,10 +103,12 @@ class ConmonRuntime implements OciRuntime {
   }
 
   features(): Promise<HandlerFeatures> {
-    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#cli.path]).then((features) => ({
-      ...features,
-      userNamespaces: features.userNamespaces && this.#idmaps,
-    }));
+    this.#features ??= discoverFeatures(newOp('features', { log: this.#log, timeoutMs: 10_000 }), [this.#cli.path]).then((found) => {
+      // One that did not answer this time is asked again.
+      if (found === undefined) this.#features = undefined;
+      const features = found ?? NO_FEATURES;
+      return { ...features, userNamespaces: features.userNamespaces && this.#idmaps };
+    });
     return this.#features;
   }
 

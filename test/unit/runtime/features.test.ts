@@ -1,5 +1,6 @@
 import { expect } from 'chai';
-import { onKernel, parseFeatures, parseTraits } from '../../../src/runtime/features.ts';
+import { newOp } from '../../../src/base/op.ts';
+import { discoverFeatures, NO_FEATURES, onKernel, parseFeatures, parseTraits } from '../../../src/runtime/features.ts';
 
 describe('runtime features', () => {
   it('finds recursive read-only mounts, user namespaces and seccomp', () => {
@@ -27,6 +28,14 @@ describe('runtime features', () => {
     expect(onKernel(all, '5.12.0')).to.deep.equal(all);
     expect(onKernel(all, '5.4.0')).to.deep.equal({ ...all, recursiveReadOnlyMounts: false, userNamespaces: false });
     expect(onKernel({ ...all, userNamespaces: false }, '6.1.0')).to.deep.equal({ ...all, userNamespaces: false });
+  });
+});
+
+describe('discoverFeatures', () => {
+  it('tells a runtime without features from one that did not answer', async () => {
+    expect(await discoverFeatures(newOp('features', { timeoutMs: 5000 }), ['false'])).to.deep.equal(NO_FEATURES);
+    expect(await discoverFeatures(newOp('features', { timeoutMs: 5000 }), ['/no/such/runtime'])).to.equal(undefined);
+    expect(await discoverFeatures(newOp('features', { timeoutMs: 100 }), ['sh', '-c', 'sleep 60'])).to.equal(undefined);
   });
 });
 

@@ -1,7 +1,8 @@
+import { statfsSync } from 'node:fs';
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import type { Op } from '../base/op.ts';
 import type { Digest } from '../base/digest.ts';
-import { errnoOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf } from '../base/errors.ts';
 import { makeDirsInRoot } from '../os/in-root.ts';
 import { IdmappedView } from '../os/idmapped-view.ts';
 import { contextOption } from '../os/selinux.ts';
@@ -27,14 +28,17 @@ export async function mountRootfs(
   });
 }
 
-/** Nothing else happens meanwhile: `layers` is there only within this call, and one at a time. */
+/** Nothing else happens meanwhile: `layers` is there only within this call, and one at a time. unavailable: somebody unmounted a layer since `prepare`. */
 export function mountSnapshot(
   specs: readonly MountSpec[],
   to: { target: string; layers: string; mountLabel?: string | undefined; flags?: readonly string[] },
 ): void {
-  for (const { type, source, flags, data, idmapped } of specs) {
+  for (const { type, source, flags, data, idmapped, mounted } of specs) {
     using view = idmapped && new IdmappedView({ ...idmapped, at: to.layers });
     const seen = (text: string): string => (view ? text.replaceAll(IDMAPPED_DIR, view.path) : text);
+    const lost = mounted?.dirs.find((dir) => statfsSync(seen(dir)).type !== mounted.as);
+    if (lost !== undefined)
+      throw new ClassifiedError('unavailable', `mount ${to.target}: ${lost.replace(IDMAPPED_DIR, idmapped?.dir ?? '')} is not mounted`);
     // A bind mount has the labels of its source.
     const label = to.mountLabel === undefined || type === 'bind' ? [] : [contextOption(to.mountLabel)];
     const options = [seen(data), ...label].filter(Boolean).join(',');

@@ -11,8 +11,9 @@ export interface ViewOptions {
 
 /**
  * A second, read-only mount of a directory (`recursive`: and of what is mounted below it) whose owners are seen through a user namespace: id 0 on disk is that namespace's root.
- * It exists until it is disposed of; what was made of it meanwhile, an overlay say, keeps it. `userns` is a pinned namespace, `at` a path that does not exist
- * yet: kernels before 6.15 make no overlay of a mount that is attached nowhere. failedPrecondition: the filesystem has no idmapped mounts.
+ * It exists until it is disposed of, and its end reaches nothing of the directory; what was made of it meanwhile, an overlay say, keeps it. `userns` is a
+ * pinned namespace, `at` a path that does not exist yet: kernels before 6.15 make no overlay of a mount that is attached nowhere. failedPrecondition: the
+ * filesystem has no idmapped mounts.
  */
 export class IdmappedView implements Disposable {
   readonly #at: string;

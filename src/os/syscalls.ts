@@ -78,6 +78,8 @@ export const O_NONBLOCK = 0o4000;
 
 // Mounts -----------------------------------------------------------------------------------------
 
+const MS_PRIVATE = 1 << 18;
+
 export const MS: Readonly<Record<string, number>> = {
   ro: 1,
   nosuid: 2,
@@ -91,7 +93,7 @@ export const MS: Readonly<Record<string, number>> = {
   move: 8192,
   rec: 16384,
   unbindable: 1 << 17,
-  private: 1 << 18,
+  private: MS_PRIVATE,
   slave: 1 << 19,
   shared: 1 << 20,
   relatime: 1 << 21,
@@ -125,10 +127,14 @@ const MOUNT_ATTR_IDMAP = 0x00100000;
 export const cloneMount = (path: string, recursive: boolean): number =>
   check(Number(c.openTree(SYS.openTree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC | (recursive ? AT_RECURSIVE : 0))), 'open_tree', path);
 
-/** A detached mount, or all of it and below, is read-only and its owners are seen through a user namespace from now on. EINVAL: its filesystem can't. */
+/**
+ * A detached mount, or all of it and below, is read-only and its owners are seen through a user namespace from now on. It is private: a clone of a shared
+ * mount is its peer, and what is unmounted below one peer goes below all of them. EINVAL: its filesystem can't.
+ */
 export function idmapMount(mountFd: number, usernsFd: number, recursive: boolean): void {
   const attr = Buffer.alloc(32);
   attr.writeBigUInt64LE(BigInt(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY), 0);
+  attr.writeBigUInt64LE(BigInt(MS_PRIVATE), 16);
   attr.writeBigUInt64LE(BigInt(usernsFd), 24);
   const flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
   check(Number(c.mountSetattr(SYS.mountSetattr, mountFd, '', flags, attr, attr.length)), 'mount_setattr', 'idmap');

@@ -17,8 +17,8 @@ export interface Unpacked extends AsyncDisposable {
 /** How the files of layers are kept, such that `layers/<name>/fs` can be a lower directory of an overlay. */
 export interface LayerStore {
   readonly name: string;
-  /** `layers/<name>/fs` are mounts of their own. */
-  readonly mounts: boolean;
+  /** Where `layers/<name>/fs` are mounts of their own: what statfs(2) calls their filesystem. */
+  readonly mountedAs: number | undefined;
   /** What the records say at the start; whatever of the store no record names is left of a crash. Returns the layers whose content is lost. */
   load(layers: readonly Layer[]): Promise<readonly Layer[]>;
   /** Verifies the diffID (dataLoss) and keeps the layer's content, partly in the empty directory `dir`, which becomes `layers/<name>`. */

@@ -261,14 +261,16 @@ class LayeredSnapshotter implements Snapshotter {
     const layers = visible.map(({ name }) => name);
     const dir = join(this.#parts.root, 'active', key);
     const [top] = layers;
+    const { mountedAs } = this.#parts.store;
     if (top === undefined) return bindMounts(join(dir, 'upper'), readOnly);
     // One view of all layers, however many there are (P20); where each is a mount, of all that are mounted.
-    const idmapped = userns === undefined ? undefined : { dir: this.#layersDir, userns, recursive: this.#parts.store.mounts };
+    const idmapped = userns === undefined ? undefined : { dir: this.#layersDir, userns, recursive: mountedAs !== undefined };
     const shared = idmapped
       ? { layers, layersDir: IDMAPPED_DIR, shortDir: { path: IDMAPPED_DIR } }
       : { layers, layersDir: this.#layersDir, shortDir: this.#shortDir };
-    const through = (specs: readonly MountSpec[]): MountSpec[] =>
-      specs.map((spec) => (idmapped && spec.source !== '' ? { ...spec, idmapped } : spec));
+    const dirs = layers.map((name) => join(shared.layersDir, name, 'fs'));
+    const how = { ...(idmapped && { idmapped }), ...(mountedAs !== undefined && { mounted: { dirs, as: mountedAs } }) };
+    const through = (specs: readonly MountSpec[]): MountSpec[] => specs.map((spec) => (spec.source === '' ? spec : { ...spec, ...how }));
     if (readOnly && layers.length === 1) return through(bindMounts(join(shared.layersDir, top, 'fs'), true));
     if (readOnly) return through([overlayMount(shared)]);
     // A volatile overlay leaves this mark behind, and refuses to be mounted again.

@@ -19,7 +19,7 @@ export function createOverlaySnapshotter(options: { root: string; log: Logger; t
 
 class DirectoryLayers implements LayerStore {
   readonly name = 'overlay';
-  readonly mounts = false;
+  readonly mountedAs = undefined;
   readonly #layersDir: string;
   readonly #tools: Tools;
   readonly #filesystem: FilesystemSync;

@@ -10,6 +10,8 @@ export interface MountSpec {
   readonly data: string;
   /** `source` or `data` names this directory as IDMAPPED_DIR: for this mount it is to be seen through `userns` (os/idmapped-view). */
   readonly idmapped?: { readonly dir: string; readonly userns: string; readonly recursive: boolean };
+  /** Directories that `source` or `data` names and which have to be of that filesystem (statfs(2)) by now: an empty one in a layer's place can't be told otherwise. */
+  readonly mounted?: { readonly dirs: readonly string[]; readonly as: number };
 }
 
 /** Stands for the path of that view, which is shorter. */

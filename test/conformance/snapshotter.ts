@@ -30,7 +30,7 @@ import { ClassifiedError, kindOf } from '../../src/base/errors.ts';
 import type { Op } from '../../src/base/op.ts';
 import { newOp } from '../../src/base/op.ts';
 import { mountSnapshot } from '../../src/container/rootfs.ts';
-import { mountsUnder, umount } from '../../src/os/mount.ts';
+import { mount, mountsUnder, umount } from '../../src/os/mount.ts';
 import { createNamespaces } from '../../src/os/namespaces.ts';
 import type { IdMapping } from '../../src/os/user-namespace.ts';
 import { hostIdOf } from '../../src/os/user-namespace.ts';
@@ -553,6 +553,31 @@ export function snapshotterSuite(name: string, { open }: SnapshotterSuiteOptions
         // Nothing of how it was made is left.
         expect(mountsUnder(join(bed.dir, 'layers-view'))).to.deep.equal([]);
         expect(existsSync(join(bed.dir, 'layers-view'))).to.equal(false);
+      });
+
+      it('are whole however many are made and removed at once, some of them through user namespaces', async function () {
+        // As under systemd: what is unmounted below one peer of a shared mount goes below all of them.
+        mount({ type: '', source: bed.dir, target: bed.dir, flags: ['bind'] });
+        mount({ type: '', source: '', target: bed.dir, flags: ['shared'] });
+        const idmap = snapshotter.idmaps ? await bed.idmap(100_000, 200_000) : undefined;
+        const layerMounts = (): string[] => mountsUnder(join(bed.root, 'layers'));
+        await writable('stays', top);
+        const before = layerMounts();
+        const round = async (names: readonly string[]): Promise<void> => {
+          for (const key of names) {
+            const isMapped = key.startsWith('mapped');
+            const make = key.includes('view') ? snapshotter.view.bind(snapshotter) : snapshotter.prepare.bind(snapshotter);
+            const target = bed.mounted(await make(op(), key, top, isMapped ? idmap : undefined));
+            expect(readdirSync(target).sort(), key).to.deep.equal(['a', 'c', 'd']);
+            expect(readFileSync(join(target, 'd/b'), 'utf8'), key).to.equal('d/b');
+            expect(layerMounts(), key).to.deep.equal(before);
+            await umount(target);
+            await snapshotter.remove(op(), key);
+          }
+        };
+        const kinds = ['mapped', 'mapped-2', 'mapped-view', 'plain', 'plain-2', 'plain-view'];
+        await Promise.all(kinds.map((kind) => round(Array.from({ length: 20 }, (_, turn) => `${kind}-${turn}`))));
+        expect(await snapshotter.keys()).to.deep.equal(['stays']);
       });
 
       it('on nothing and as views can be seen through one too', async function () {

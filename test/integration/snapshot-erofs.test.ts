@@ -5,6 +5,7 @@ import { expect } from 'chai';
 import koffi from 'koffi';
 import { digestOf } from '../../src/base/digest.ts';
 import { silentLogger } from '../../src/base/log.ts';
+import { mountsUnder } from '../../src/os/mount.ts';
 import { startReactor, stopReactor } from '../../src/os/reactor.ts';
 import { createErofsSnapshotter } from '../../src/snapshot/erofs/erofs.ts';
 import { writeIndex } from '../../src/snapshot/erofs/index-writer.ts';
@@ -12,9 +13,9 @@ import { LayerIndexer } from '../../src/snapshot/erofs/layer-indexer.ts';
 import type { Backing } from '../../src/snapshot/erofs/mounting.ts';
 import { detachIndex, mountIndex } from '../../src/snapshot/erofs/mounting.ts';
 import { probeErofs } from '../../src/snapshot/erofs/probe.ts';
-import type { Snapshotter } from '../../src/snapshot/snapshotter.ts';
+import type { MountSpec, Snapshotter } from '../../src/snapshot/snapshotter.ts';
 import { TarReader } from '../../src/snapshot/tar/reader.ts';
-import { SnapshotBed, snapshotterSuite } from '../conformance/snapshotter.ts';
+import { op, SnapshotBed, snapshotterSuite } from '../conformance/snapshotter.ts';
 import { NASTY_TARS } from '../lib/nasty-tars.ts';
 
 const open = (root: string): Promise<Snapshotter> => createErofsSnapshotter({ root, log: silentLogger });
@@ -37,6 +38,28 @@ describe('erofs snapshotter', () => {
   // As on Linux before 6.12.
   snapshotterSuite('erofs by loop devices', {
     open: (root) => createErofsSnapshotter({ root, log: silentLogger, backings: BACKINGS.filter(({ kind }) => kind === 'loop') }),
+  });
+
+  describe('a layer that somebody unmounted', () => {
+    let bed: SnapshotBed;
+    beforeEach(() => (bed = new SnapshotBed('/var/tmp')));
+    afterEach(() => bed.dispose());
+
+    for (const how of ['plain', 'idmapped'] as const) {
+      it(`is missed before it is mounted (${how}), and back when it is asked for again`, async function () {
+        const snapshotter = await open(bed.root);
+        if (how === 'idmapped' && !snapshotter.idmaps) this.skip();
+        const idmap = how === 'idmapped' ? await bed.idmap(100_000, 100_000) : undefined;
+        const base = await bed.commit(snapshotter, undefined, [{ name: 'a', content: 'a' }]);
+        const top = await bed.commit(snapshotter, base, [{ name: 'b', content: 'b' }]);
+        const prepare = (): Promise<readonly MountSpec[]> => snapshotter.prepare(op(), 'k', top, idmap);
+        const specs = await prepare();
+        detachIndex(join(bed.root, 'layers/1/fs'));
+        expect(() => bed.mounted(specs)).to.throw(`${bed.root}/layers/1/fs is not mounted`);
+        expect(mountsUnder(bed.dir).filter((path) => !path.startsWith(bed.root))).to.deep.equal(idmap === undefined ? [] : [idmap.userns]);
+        expect(readdirSync(bed.mounted(await prepare())).sort()).to.deep.equal(['a', 'b']);
+      });
+    }
   });
 
   describe('the kernel sees in an index what tar extracts', function () {

@@ -204,6 +204,29 @@ describe('user namespaces', function () {
     expect(readdirSync(join(on.gantry.snapshots, 'layers'))).to.deep.equal(layersBefore);
   });
 
+  it_('makes and removes many containers at once with others that have no user namespace', async (on) => {
+    const mapped = podConfig(on, 'many-mapped', 550_000);
+    const plain = on.podConfig('many-plain', { linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' } } } });
+    const pods = [
+      { sandboxConfig: mapped, podSandboxId: await on.runPod(mapped, HANDLER) },
+      { sandboxConfig: plain, podSandboxId: await on.runPod(plain) },
+    ];
+    const image = { containerPath: '/image', hostPath: '', readonly: true, image: { image: DEMO_IMAGE } };
+    await on.cri.runtime('createContainer', { ...pods[1], config: on.containerConfig('stays', SLEEP) });
+    const layerMounts = (): string[] => mountsUnder(join(on.gantry.snapshots, 'layers'));
+    const before = layerMounts();
+    const oneAfterTheOther = async (worker: number): Promise<void> => {
+      for (let turn = 0; turn < 4; turn++) {
+        // Whoever finds no `sh` has a rootfs without its layers.
+        const config = on.containerConfig(`${worker}-${turn}`, SLEEP, { mounts: turn % 2 === 0 ? [image] : [] });
+        const { containerId } = await on.cri.runtime('createContainer', { ...pods[worker % 2], config });
+        await on.cri.runtime('removeContainer', { containerId });
+      }
+    };
+    await Promise.all(Array.from({ length: 8 }, (_, worker) => oneAfterTheOther(worker)));
+    expect(layerMounts()).to.deep.equal(before);
+  });
+
   it_('shares a PID namespace in a pod, and runs, signals, updates and counts as anywhere', async (on) => {
     const config = podConfig(on, 'pids', 600_000, { pid: 'POD' });
     const pod = await on.runPod(config, HANDLER);

@@ -21,7 +21,7 @@ import { INODE_BYTES, patchAttributes, readInode } from './format.ts';
 import type { IndexedLayer, IndexJob, IndexReply } from './index-job.ts';
 import { IndexReader } from './index-reader.ts';
 import type { Backing } from './mounting.ts';
-import { detachIndex, isMounted, mountIndex } from './mounting.ts';
+import { detachIndex, EROFS_MAGIC, isMounted, mountIndex } from './mounting.ts';
 
 /** Whatever `stat` calls a block. */
 const SECTOR_BYTES = 512;
@@ -41,7 +41,7 @@ interface Tar extends StoredTar {
  */
 export class IndexedLayers implements LayerStore {
   readonly name = 'erofs';
-  readonly mounts = true;
+  readonly mountedAs = EROFS_MAGIC;
   readonly #parts: StorePlaces & { readonly backing: Backing };
   readonly #layersDir: string;
   readonly #tarsDir: string;

@@ -11,7 +11,7 @@ export interface Backing {
   readonly direct: boolean;
 }
 
-const EROFS_MAGIC = 0xe0f5e1e2;
+export const EROFS_MAGIC = 0xe0f5e1e2;
 
 export const isMounted = (target: string): boolean => statfsSync(target).type === EROFS_MAGIC;
 

@@ -7,6 +7,7 @@ import { expect } from 'chai';
 import type { PodSandboxConfig } from '../../src/gen/cri/runtime/v1/PodSandboxConfig.ts';
 import { IdmappedView } from '../../src/os/idmapped-view.ts';
 import { mountsUnder } from '../../src/os/mount.ts';
+import { stopReactor } from '../../src/os/reactor.ts';
 import { probeIdmap } from '../../src/snapshot/overlay-mounts.ts';
 import { Bed, DEMO_IMAGE, eventually } from '../lib/bed.ts';
 import { neededIdmappingRunc } from '../lib/programs.ts';
@@ -17,12 +18,17 @@ const NET_ADMIN = { linux: { securityContext: { capabilities: { addCapabilities:
 
 /** On a filesystem that has idmapped mounts: tmpfs from Linux 6.3 on, an overlay never. */
 async function idmappableDir(): Promise<string | undefined> {
-  for (const parent of [tmpdir(), '/var/tmp']) {
-    const dir = mkdtempSync(join(parent, 'gantry-userns-'));
-    if (await probeIdmap(dir)) return dir;
-    rmSync(dir, { recursive: true });
+  try {
+    for (const parent of [tmpdir(), '/var/tmp']) {
+      const dir = mkdtempSync(join(parent, 'gantry-userns-'));
+      if (await probeIdmap(dir)) return dir;
+      rmSync(dir, { recursive: true });
+    }
+    return undefined;
+  } finally {
+    // It would collect the daemon, whose end is waited for through node:child_process.
+    await stopReactor();
   }
-  return undefined;
 }
 
 /** Pods with user namespaces, under a runc that idmaps mounts (F9, S12). */

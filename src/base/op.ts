@@ -33,9 +33,10 @@ export class Span {
     return rounded(performance.now() - this.#begunAt);
   }
 
-  /** Finished stages with their durations; the running one is not among them. */
+  /** With their durations, the running one last; empty when no stage was ever named. */
   get stages(): ReadonlyArray<{ stage: string; durationMs: number }> {
-    return this.#done;
+    if (this.#done.length === 0) return [];
+    return [...this.#done, { stage: this.#stage, durationMs: rounded(performance.now() - this.#stageSince) }];
   }
 }
 

@@ -4,7 +4,8 @@ import { nowNs } from '../base/ids.ts';
 import { isAlive } from '../os/process.ts';
 import type { ContainerDeps } from './deps.ts';
 import type { ContainerExit, ContainerRecord } from './record.ts';
-import { moved } from './record.ts';
+import { containerPaths, moved } from './record.ts';
+import { umountRootfs } from './rootfs.ts';
 import { cleanupOp, endProcesses } from './teardown.ts';
 
 /** How long an exit waits for the start that it overtook. */
@@ -54,7 +55,11 @@ export async function exited(deps: ContainerDeps, id: string, exit: ContainerExi
   await saved;
   deps.tasks.start(`end container ${id}`, async () => {
     using _ = await deps.locks.lock(id);
-    if (deps.store.get(id)?.state === 'exited') await endProcesses(deps, cleanupOp(deps, 'end'), done);
+    if (deps.store.get(id)?.state !== 'exited') return;
+    const op = cleanupOp(deps, 'end');
+    await endProcesses(deps, op, done);
+    // Here nobody waits for it; the removal of its pod would.
+    await umountRootfs(op, containerPaths(deps.stateDir, id));
   });
 }
 

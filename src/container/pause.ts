@@ -7,6 +7,7 @@ import { isAlive } from '../os/process.ts';
 import type { CreatedContainer } from '../runtime/runtime.ts';
 import type { PauseProcess } from '../sandbox/pause.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
+import { needsPause } from '../sandbox/record.ts';
 import type { ContainerDeps } from './deps.ts';
 import { bundleOwner, lostAnnotations } from './lost-record.ts';
 import { pauseSpec } from './oci-spec/pause.ts';
@@ -53,6 +54,8 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
     },
 
     async remove(op: Op, sandbox: PodSandboxRecord): Promise<void> {
+      // None was ever begun. A record that stands for a lost one says nothing of its PID namespace, which is the pod's then.
+      if (!needsPause(sandbox.config)) return;
       await deps.handlerOf(sandbox.runtimeHandler).delete(op, sandbox.id);
       await removeRootfs(deps.snapshotter, op, containerPaths(deps.stateDir, sandbox.id), sandbox.id);
     },

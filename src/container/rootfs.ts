@@ -1,5 +1,5 @@
-import { statfsSync } from 'node:fs';
-import { chmod, mkdir, rm } from 'node:fs/promises';
+import { rmSync, statfsSync } from 'node:fs';
+import { chmod, mkdir } from 'node:fs/promises';
 import type { Op } from '../base/op.ts';
 import type { Digest } from '../base/digest.ts';
 import { ClassifiedError, errnoOf } from '../base/errors.ts';
@@ -68,11 +68,16 @@ function makeVolumeDir(rootfs: string, path: string, owner: { uid: number; gid: 
   }
 }
 
-/** Undo of `mountRootfs`, and the bundle with it. Idempotent. On error what is still mounted, and all below it, is left for the next try (R28). */
-export async function removeRootfs(snapshotter: Snapshotter, op: Op, paths: ContainerPaths, key: string): Promise<void> {
-  // Left there by a daemon that was killed; what follows must not reach the layers.
+/** Nobody looks at it once its container has ended; what was written stays in the snapshot. Idempotent. */
+export async function umountRootfs(op: Op, paths: ContainerPaths): Promise<void> {
+  // Left there by a daemon that was killed; what is removed later must not reach the layers.
   await umount(paths.layers);
   await umountApart(op, paths.rootfs);
-  await rm(paths.bundle, { recursive: true, force: true });
+}
+
+/** Undo of `mountRootfs`, and the bundle with it. Idempotent. On error what is still mounted, and all below it, is left for the next try (R28). */
+export async function removeRootfs(snapshotter: Snapshotter, op: Op, paths: ContainerPaths, key: string): Promise<void> {
+  await umountRootfs(op, paths);
+  rmSync(paths.bundle, { recursive: true, force: true });
   await snapshotter.remove(op, key);
 }

@@ -2,13 +2,17 @@ import { randomBytes } from 'node:crypto';
 import { open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
+/** Names of this process that no other has, nor one that was killed over them. */
+const OWN = randomBytes(6).toString('hex');
+let serial = 0;
+
 /** Whole content or none: a temporary file is renamed over `path`. `sync` makes data and name durable before it resolves. */
 export async function writeFileAtomic(
   path: string,
   data: string | Uint8Array,
   options: { mode?: number; sync?: boolean } = {},
 ): Promise<void> {
-  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
+  const temporary = `${path}.${OWN}-${serial++}.tmp`;
   try {
     const file = await open(temporary, 'wx', options.mode ?? 0o600);
     try {

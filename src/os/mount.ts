@@ -5,7 +5,7 @@ import { ClassifiedError, errnoOf, wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver, within } from '../base/op.ts';
 import { run } from './spawn.ts';
-import { MNT_DETACH, mount2, MS, setReadOnly, umount2, UMOUNT_NOFOLLOW } from './syscalls.ts';
+import { isMountRoot, MNT_DETACH, mount2, MS, setReadOnly, umount2, UMOUNT_NOFOLLOW } from './syscalls.ts';
 
 export interface MountRequest {
   readonly type: string;
@@ -88,15 +88,24 @@ const APART_TIMEOUT_MS = 10_000;
  * ten seconds are over (DESIGN 3.3). What hangs or stays busy is detached. On error the mount may be there still; the caller notes it and comes back (R28).
  */
 export async function umountApart(op: Op, target: string): Promise<void> {
-  const isMounted = (): boolean => mountsUnder(target).includes(target);
-  for (let busy = 0; isMounted();) {
+  for (let busy = 0; isMountpoint(target);) {
     const detach = busy >= BUSY_TRIES;
     const failure = await umountOnce(op, target, detach);
-    if (failure === undefined || !isMounted()) continue;
+    if (failure === undefined || !isMountpoint(target)) continue;
     throwIfOver(op);
     if (detach) throw failure;
     busy = failure.kind === 'deadlineExceeded' ? BUSY_TRIES : busy + 1;
     await sleep(BUSY_WAIT_MS);
+  }
+}
+
+/** A look at the whole table of mounts, which is as long as there are pods, only where nothing else tells. */
+function isMountpoint(path: string): boolean {
+  try {
+    return isMountRoot(path) ?? mountsUnder(path).includes(path);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return false;
+    return mountsUnder(path).includes(path);
   }
 }
 

@@ -1,5 +1,5 @@
-import { statfsSync } from 'node:fs';
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { rmSync, statfsSync } from 'node:fs';
+import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
@@ -177,5 +177,5 @@ export function isPinned(path: string): boolean {
 export async function removeNamespaces(dir: string): Promise<void> {
   const names = await readdir(dir).catch(() => []);
   for (const name of names) await umount(join(dir, name), { detach: true });
-  await rm(dir, { recursive: true, force: true });
+  rmSync(dir, { recursive: true, force: true });
 }

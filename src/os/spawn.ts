@@ -130,16 +130,27 @@ function openPidfd(pid: number): number | undefined {
   }
 }
 
+/** By name: where it was found last. */
+const found = new Map<string, string>();
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function lookUp(name: string): string {
   if (name.includes('/')) return name;
+  const known = found.get(name);
+  if (known !== undefined && isProgram(known)) return known;
   for (const dir of name === '' ? [] : (process.env['PATH'] ?? DEFAULT_PATH).split(delimiter)) {
     const path = join(dir, name);
-    try {
-      accessSync(path, constants.X_OK);
-      return path;
-    } catch {
-      continue;
-    }
+    if (!isProgram(path)) continue;
+    found.set(name, path);
+    return path;
   }
   throw new ClassifiedError('failedPrecondition', `run ${name}: not found on PATH`);
 }

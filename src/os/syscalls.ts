@@ -44,6 +44,7 @@ const c = {
   openTree: libc.func('syscall', 'long', ['long', 'int', 'str', 'unsigned int']),
   moveMount: libc.func('syscall', 'long', ['long', 'int', 'str', 'int', 'str', 'unsigned int']),
   setresuid: libc.func('syscall', 'long', ['long', 'int', 'int', 'int']),
+  statx: libc.func('int statx(int dirfd, const char *path, int flags, unsigned int mask, void *out)'),
   mountSetattr: libc.func('syscall', 'long', ['long', 'int', 'str', 'unsigned int', 'void *', 'size_t']),
   waitid: libc.func('int waitid(int type, int id, void *info, int options)'),
   pipe2: libc.func('int pipe2(void *fds, int flags)'),
@@ -107,7 +108,22 @@ export const mount2 = (source: string, target: string, options: { type: string; 
 export const umount2 = (target: string, flags: number): number => check(c.umount2(target, flags) as number, 'umount', target);
 
 const AT_FDCWD = -100;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+const AT_NO_AUTOMOUNT = 0x800;
+const AT_STATX_DONT_SYNC = 0x4000;
 const AT_RECURSIVE = 0x8000;
+const STATX_BYTES = 256;
+const STATX_ATTR_MOUNT_ROOT = 0x2000n;
+
+/** Whether a mount stands on `path`, by statx(2) out of the cache; undefined before Linux 5.8, which can't say. */
+export function isMountRoot(path: string): boolean | undefined {
+  const out = Buffer.alloc(STATX_BYTES);
+  const flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+  check(c.statx(AT_FDCWD, path, flags, 0, out) as number, 'statx', path);
+  // stx_attributes and stx_attributes_mask.
+  const [attributes, known] = [out.readBigUInt64LE(8), out.readBigUInt64LE(56)];
+  return (known & STATX_ATTR_MOUNT_ROOT) === 0n ? undefined : (attributes & STATX_ATTR_MOUNT_ROOT) !== 0n;
+}
 const MOUNT_ATTR_RDONLY = 1;
 
 /** mount_setattr(2), Linux 5.12: read-only, with every other attribute as it was. */

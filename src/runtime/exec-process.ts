@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { rmSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -160,7 +161,7 @@ export class ExecProcess implements AsyncDisposable {
     } catch (error) {
       this.#op.log.warn({ container: this.#context.id, err: messageOf(error) }, 'exec cgroup stays');
     }
-    await rm(this.#dir, { recursive: true, force: true });
+    rmSync(this.#dir, { recursive: true, force: true });
   }
 }
 

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { readdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -95,8 +95,8 @@ async function removeUnified(cgroup: string): Promise<void> {
   }
 }
 
-async function removeBundleFiles(bundle: string): Promise<void> {
-  for (const name of ['ctl', 'winsz', 'attach']) await rm(join(bundle, name), { force: true });
+function removeBundleFiles(bundle: string): void {
+  for (const name of ['ctl', 'winsz', 'attach']) rmSync(join(bundle, name), { force: true });
 }
 
 /**
@@ -105,15 +105,17 @@ async function removeBundleFiles(bundle: string): Promise<void> {
  */
 export async function dismantle(op: Op, target: TeardownTarget): Promise<void> {
   const { id, stateDir } = target;
+  // Its directory comes first and goes last: without one there is nothing, or what the runtime alone remembers.
+  if (!existsSync(stateDir.files(id).dir)) return await deleteFromRuntime(op, target);
   const state = await stateDir.read(id);
   const created = state?.created;
-  if (!created && existsSync(stateDir.files(id).dir)) await endHalfCreated(op, target);
+  if (!created) await endHalfCreated(op, target);
   const cgroup = state?.cgroupPath;
   if (created && !isOver(created.init)) signal(created.init, SIGKILL);
   if (cgroup !== undefined) await killCgroup(cgroup);
   if (created) await endMonitor(op, id, created.monitor);
   await deleteFromRuntime(op, target);
   if (cgroup !== undefined) await Promise.all([removeCgroup(cgroup), removeUnified(cgroup)]);
-  if (state) await removeBundleFiles(state.bundle);
-  await stateDir.remove(id);
+  if (state) removeBundleFiles(state.bundle);
+  stateDir.remove(id);
 }

@@ -1,4 +1,5 @@
-import { chown, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { chown, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { mount, umount } from '../os/mount.ts';
 import { contextOption, labelFile } from '../os/selinux.ts';
@@ -34,7 +35,7 @@ export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths):
 
 export async function removePodFiles(paths: PodPaths): Promise<void> {
   await umount(paths.shm);
-  await rm(paths.dir, { recursive: true, force: true });
+  rmSync(paths.dir, { recursive: true, force: true });
 }
 
 /** "" on the host's network: the pod has the host's own name. */

@@ -15,7 +15,8 @@ export async function removePodSandbox(deps: SandboxDeps, op: Op, id: string): P
 }
 
 async function remove(deps: SandboxDeps, op: Op, id: string): Promise<void> {
-  await stopPodSandbox(deps, op, id);
+  // One that was stopped, or is just being stopped under the lock, is quiet but for what failed: the teardown begins with that.
+  if (deps.store.get(id)?.state !== 'notReady') await stopPodSandbox(deps, op, id);
   using _ = await deps.locks.lock(id);
   const record = deps.store.get(id);
   if (record === undefined) return;

@@ -22,7 +22,9 @@ export function warm(gantry: Gantry): Warm {
   const untilMs = Date.now() + SETTLE_MS;
   for (;;) {
     const records = warmRecords(gantry);
-    const isSettled = records.every(({ attachment }) => attachment !== undefined) && mirrors(records, gantry);
+    // The first writing of a record has no more than its temporary file.
+    const isWriting = names(join(gantry.root, 'sandboxes')).some((name) => name.endsWith('.tmp'));
+    const isSettled = !isWriting && records.every(({ attachment }) => attachment !== undefined) && mirrors(records, gantry);
     if (isSettled || Date.now() > untilMs) return possessions(records, gantry);
     Atomics.wait(pause, 0, 0, EVERY_MS);
   }

@@ -33,6 +33,7 @@ import type { ContainerEventResponse } from './gen/cri/runtime/v1/ContainerEvent
 import { createImages } from './image/images.ts';
 import { createNetwork } from './network/network.ts';
 import { cgroupMode } from './os/cgroup.ts';
+import { CutMark } from './os/cut-mark.ts';
 import { lockFile } from './os/file-lock.ts';
 import { sdNotify } from './os/notify.ts';
 import { startReactor, stopReactor } from './os/reactor.ts';
@@ -71,7 +72,11 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     log,
   });
   const content = await createLocalContent(join(config.root, 'content'));
-  const images = await createImages({ config, content, snapshotter, log });
+  const mark = new CutMark(join(config.root, 'running'));
+  const { wasCut, error: unmarked } = await mark.set(bootId);
+  if (unmarked !== undefined) log.warn({ err: messageOf(unmarked) }, 'a cut of the power could not be noticed');
+  stack.defer(() => mark.clear());
+  const images = await createImages({ config, content, snapshotter, log, wasCut });
   stack.defer(() => images.close());
   const network = await createNetwork({ config: config.cni, stateDir: config.state, log });
   stack.defer(() => network.close());

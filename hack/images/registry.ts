@@ -7,17 +7,25 @@ import type { Image } from './image.ts';
 export interface StaticRegistry extends AsyncDisposable {
   /** host:port on loopback. */
   readonly host: string;
+  /** Digests of the blobs that were asked for. */
+  readonly blobsAsked: string[];
 }
 
 /** `images` by repository:tag. Port 0: any that is free. */
 export async function serveImages(images: ReadonlyMap<string, Image>, port = 0): Promise<StaticRegistry> {
-  const server = createServer((request, response) => answer(images, request, response));
+  const blobsAsked: string[] = [];
+  const server = createServer((request, response) => {
+    const digest = /\/blobs\/(sha256:[0-9a-f]{64})$/.exec(request.url ?? '')?.[1];
+    if (digest !== undefined && request.method === 'GET') blobsAsked.push(digest);
+    answer(images, request, response);
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(port, '127.0.0.1', resolve);
   });
   return {
     host: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    blobsAsked,
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
       await new Promise<void>((resolve) => server.close(() => resolve()));

@@ -37,6 +37,8 @@ export interface Config {
     readonly pinned: readonly string[];
     readonly pauseImage: string;
     readonly maxConcurrentDownloads: number;
+    readonly compressedBlobs: 'keep' | 'discard';
+    readonly verify: 'off' | 'quick' | 'full';
   };
   readonly cgroup: { readonly driver: 'cgroupfs' | 'systemd' };
   readonly defaultHandler: string;

@@ -135,6 +135,8 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
       pinned: get('image.pinned'),
       pauseImage: get('image.pause_image'),
       maxConcurrentDownloads: Math.max(1, get<number>('image.max_concurrent_downloads')),
+      compressedBlobs: get('image.compressed_blobs'),
+      verify: get('image.verify'),
     },
     cgroup: { driver: get('cgroup.driver') },
     defaultHandler: get('default_handler'),

@@ -95,6 +95,22 @@ export const SETTINGS: readonly Setting[] = [
     description: 'layers fetched at the same time, of all pulls together',
   },
   {
+    key: 'image.compressed_blobs',
+    type: 'string',
+    default: 'keep',
+    oneOf: ['keep', 'discard'],
+    description:
+      "what becomes of layers' blobs that are unpacked: what serves them to other nodes needs them, and so does a repair without a registry",
+  },
+  {
+    key: 'image.verify',
+    type: 'string',
+    default: 'quick',
+    oneOf: ['off', 'quick', 'full'],
+    description:
+      'search for damage in the background after the start: by sizes when the machine went down under the daemon, or always by digests; only images that are hit are pulled again',
+  },
+  {
     key: 'cgroup.driver',
     type: 'string',
     default: 'cgroupfs',

@@ -7,6 +7,8 @@ export interface BlobInfo {
   readonly sizeBytes: number;
 }
 
+export type BlobState = 'intact' | 'damaged' | 'absent';
+
 /** A blob's file while bytes are added to it: its user reads what is there. The descriptor is the user's to close, and the port too. */
 export interface GrowingFile {
   readonly fd: number;
@@ -33,12 +35,18 @@ export interface Ingest extends AsyncDisposable {
 
 /** Content-addressed blobs (compressed layers, configs, manifests). Blobs never change; readers need no lock. */
 export interface ContentStore {
-  has(digest: Digest): Promise<boolean>;
+  /** It is there, and as long as it should be: one that a crash left shorter is fetched again. */
+  has(blob: BlobInfo): Promise<boolean>;
   info(digest: Digest): Promise<BlobInfo | undefined>;
   /** Absolute path of the blob's file, for readers that stream or map it. notFound. */
   path(digest: Digest): string;
-  /** Whole blob, for small JSON documents. notFound; resourceExhausted above maxBytes. */
+  /** Whole blob, for small JSON documents. notFound; resourceExhausted above maxBytes; dataLoss when it is damaged. */
   read(digest: Digest, maxBytes: number): Promise<Buffer>;
+  /**
+   * `absent` or whether it is what its name says: `full` reads all of it, in no hurry; `quick` looks at the size, where that is known, and reads what is
+   * small.
+   */
+  check(op: Op, blob: { readonly digest: Digest; readonly sizeBytes?: number | undefined }, depth: 'quick' | 'full'): Promise<BlobState>;
   /** Opens an ingest; others of the same digest are none of its business. */
   ingest(expected: BlobInfo): Promise<Ingest>;
   list(): AsyncIterable<BlobInfo>;

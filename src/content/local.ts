@@ -4,11 +4,12 @@ import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promis
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Digest } from '../base/digest.ts';
-import { hexOf, isDigest } from '../base/digest.ts';
+import { digestOf, hexOf, isDigest } from '../base/digest.ts';
 import { ClassifiedError, errnoOf, notFound } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import { syncDir } from '../os/atomic-file.ts';
+import { hasDigest } from '../os/file-digest.ts';
 import type { BlobThread } from './blob-thread.ts';
 import { BlobThreads } from './blob-thread.ts';
 import type { BlobInfo, ContentStore, GrowingFile, Ingest } from './content.ts';
@@ -37,14 +38,24 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
 
   return {
     info,
-    has: async (digest) => (await info(digest)) !== undefined,
+    has: async ({ digest, sizeBytes }) => (await info(digest))?.sizeBytes === sizeBytes,
     path: pathOf,
     async read(digest, maxBytes) {
       const found = await info(digest);
       if (found === undefined) throw notFound('blob', digest);
       if (found.sizeBytes > maxBytes)
         throw new ClassifiedError('resourceExhausted', `blob ${digest} has ${found.sizeBytes} bytes, the limit is ${maxBytes}`);
-      return readFile(pathOf(digest));
+      const bytes = await readFile(pathOf(digest));
+      if (digestOf(bytes) !== digest) throw new ClassifiedError('dataLoss', `blob ${digest}: what is stored is damaged`);
+      return bytes;
+    },
+    async check(op, { digest, sizeBytes }, depth) {
+      const found = await info(digest);
+      if (found === undefined) return 'absent';
+      if (sizeBytes !== undefined && found.sizeBytes !== sizeBytes) return 'damaged';
+      if (depth === 'quick' && found.sizeBytes > SMALL_BYTES) return 'intact';
+      if (await hasDigest(op, pathOf(digest), { digest })) return 'intact';
+      return (await info(digest)) === undefined ? 'absent' : 'damaged';
     },
     async ingest(expected) {
       const path = join(ingests, `${hexOf(expected.digest)}.${randomBytes(4).toString('hex')}`);

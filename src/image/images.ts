@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { Digest } from '../base/digest.ts';
-import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, invalidArgument, kindOf, notFound } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { detached, newOp, orOver } from '../base/op.ts';
@@ -9,33 +9,37 @@ import { TaskSet } from '../base/task-set.ts';
 import type { Config } from '../config/config.ts';
 import type { ContentStore } from '../content/content.ts';
 import type { Credentials } from '../registry/auth.ts';
-import type { Snapshotter } from '../snapshot/snapshotter.ts';
+import type { CheckDepth, Snapshotter } from '../snapshot/snapshotter.ts';
 import { collectGarbage } from './gc.ts';
+import { Holds } from './holds.ts';
 import type { AuthConfig, Images } from './image.ts';
 import { watchLoop } from './loop-stalls.ts';
 import { MAX_DOCUMENT_BYTES } from './manifest.ts';
+import type { PullRequest } from './pull.ts';
 import { pullImage } from './pull.ts';
 import { Progress } from './progress.ts';
 import type { TrackedPull } from './progress.ts';
 import { nameOf, parseReference } from './reference.ts';
-import { ImageGate } from './gate.ts';
 import { Slots } from '../base/slots.ts';
 import { ImageStore } from './store.ts';
+import { hideBroken, verifyImages } from './verify.ts';
 
 const PULL_TIMEOUT_MS = 3_600_000;
 const GC_TIMEOUT_MS = 600_000;
+/** What is left of a damaged image is kept for who pulls it again. */
+const BROKEN_KEPT_MS = 24 * 3_600_000;
 
-/** The image room, put together: store, pulls, garbage collection. */
+/** The image room, put together: store, pulls, garbage collection, search for damage. `wasCut`: the machine went down under an earlier daemon. */
 export async function createImages(options: {
   config: Config;
   content: ContentStore;
   snapshotter: Snapshotter;
   log: Logger;
+  wasCut: boolean;
 }): Promise<Images & { close(): Promise<void> }> {
-  const { config, content, snapshotter, log } = options;
+  const { config, content, snapshotter, log, wasCut } = options;
   const store = new ImageStore(join(config.root, 'images'), [config.image.pauseImage, ...config.image.pinned]);
   await store.load(log);
-  const gate = new ImageGate();
   const tasks = new TaskSet(log);
   const pulls = new SingleFlight<Digest>();
   const deps = {
@@ -46,21 +50,54 @@ export async function createImages(options: {
     fetches: new SingleFlight<void>(),
     slots: new Slots(config.image.maxConcurrentDownloads),
     progress: new Progress(),
+    holds: new Holds(),
+    keepsLayerBlobs: config.image.compressedBlobs === 'keep',
   };
 
-  // Those who ask while one waits for pulls to end are served by it.
+  // One at a time; those who ask while the next waits are served by it.
+  const collecting = new Slots(1);
   let isWaiting = false;
   let isHeld = false;
   const collect = (): void => {
     if (isWaiting) return;
     isWaiting = true;
     tasks.start('collect images', async () => {
-      using _ = await gate.exclusive();
+      using _ = await collecting.take();
       isWaiting = false;
+      await store.forgetHidden(BROKEN_KEPT_MS);
       isHeld = await collectGarbage(newOp('collect images', { log, timeoutMs: GC_TIMEOUT_MS }), deps);
     });
   };
+  await hideBroken(newOp('hide broken images', { log }), deps);
   collect();
+
+  const closing = new AbortController();
+  const verify = (depth: CheckDepth): void =>
+    tasks.start('verify images', async () => {
+      const op = newOp('verify images', { log, signal: closing.signal });
+      const startedAtMs = Date.now();
+      await verifyImages(op, deps, depth).catch((error: unknown) => {
+        if (!closing.signal.aborted) throw error;
+      });
+      log.info({ depth, totalMs: Date.now() - startedAtMs, isWhole: !closing.signal.aborted }, 'images are verified');
+    });
+  if (config.image.verify === 'full') verify('full');
+  else if (config.image.verify === 'quick' && wasCut) verify('quick');
+
+  const pullOnce = async (op: Op, request: PullRequest): Promise<Digest> => {
+    try {
+      const id = await logged(op, request.pull, pullImage(deps, op, request));
+      // What it found in place may have been found to be damaged meanwhile.
+      await hideBroken(op, deps);
+      if (store.isHidden(id)) throw new ClassifiedError('unavailable', `pull image ${id}: a part of it was damaged meanwhile`);
+      if (!deps.keepsLayerBlobs) collect();
+      return id;
+    } catch (error) {
+      // What it brought so far would be in the way of everybody else.
+      if (kindOf(error) === 'resourceExhausted' || errnoOf(error) === 'ENOSPC') collect();
+      throw error;
+    }
+  };
 
   return {
     find: (ref) => store.find(ref),
@@ -71,16 +108,13 @@ export async function createImages(options: {
       // Callers with the same credentials share a pull; it goes on when one of them goes away.
       const key = JSON.stringify([reference, credentials]);
       const pulled = pulls.run(key, async () => {
-        using _ = await gate.shared();
-        const name = nameOf(reference);
-        return await deps.progress.track(name, (pull) =>
-          logged(op, pull, pullImage(deps, detached(op, PULL_TIMEOUT_MS), { reference, credentials, pull })),
-        );
+        const own = detached(op, PULL_TIMEOUT_MS);
+        return await deps.progress.track(nameOf(reference), (pull) => pullOnce(own, { reference, credentials, pull }));
       });
       return orOver(op, pulled);
     },
     async remove(_op: Op, ref) {
-      const image = store.find(ref);
+      const image = store.findAny(ref);
       if (image === undefined) return;
       if (image.pinned)
         throw new ClassifiedError('failedPrecondition', `remove image ${JSON.stringify(ref)}: it is pinned by the configuration`);
@@ -108,7 +142,10 @@ export async function createImages(options: {
       return (await content.read(id, MAX_DOCUMENT_BYTES)).toString('utf8');
     },
     pulls: () => deps.progress.list(),
-    close: () => tasks.drain(),
+    async close() {
+      closing.abort();
+      await tasks.drain();
+    },
   };
 }
 

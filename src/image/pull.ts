@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { Digest } from '../base/digest.ts';
 import { chainIdOf } from '../base/digest.ts';
-import { ClassifiedError } from '../base/errors.ts';
+import { ClassifiedError, kindOf, messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import type { SingleFlight } from '../base/single-flight.ts';
@@ -13,6 +13,7 @@ import { RepositoryClient } from '../registry/client.ts';
 import type { Document } from '../registry/client.ts';
 import type { Snapshotter } from '../snapshot/snapshotter.ts';
 import type { Slots } from '../base/slots.ts';
+import type { Holds } from './holds.ts';
 import type { Descriptor, Index, Manifest } from './manifest.ts';
 import { choosePlatform, hostPlatform, MANIFEST_TYPES, MAX_DOCUMENT_BYTES, parseConfig, parseJson, parseManifest } from './manifest.ts';
 import type { Progress, TrackedPull } from './progress.ts';
@@ -30,6 +31,9 @@ export interface PullDeps {
   /** Connections that download at the same time, of all pulls together. */
   readonly slots: Slots;
   readonly progress: Progress;
+  readonly holds: Holds;
+  /** Otherwise the blob of a layer that is there is not missed. */
+  readonly keepsLayerBlobs: boolean;
 }
 
 export interface PullRequest {
@@ -54,24 +58,26 @@ export async function pullImage(deps: PullDeps, op: Op, { reference, credentials
   op.span.stage('resolve');
   const { top, document, manifest } = await resolve(op, client, reference);
 
+  const blobs = [...new Set([top.digest, document.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)])];
+  using _blobs = await deps.holds.hold(blobs);
+
   op.span.stage('config');
-  await fetchBlob(deps, op, client, { blob: manifest.config });
-  const { config, diffIds } = parseConfig(parseJson(await deps.content.read(manifest.config.digest, MAX_DOCUMENT_BYTES), 'the config'));
+  const { config, diffIds } = await repairing(deps, op, [manifest.config], async () => {
+    await fetchBlob(deps, op, client, { blob: manifest.config });
+    return parseConfig(parseJson(await deps.content.read(manifest.config.digest, MAX_DOCUMENT_BYTES), 'the config'));
+  });
   if (diffIds.length !== manifest.layers.length)
     throw new ClassifiedError('dataLoss', `image ${reference.repository}: ${manifest.layers.length} layers, ${diffIds.length} diff_ids`);
 
   op.span.stage('layers');
   pull.begin(manifest.layers);
   const chainIds = diffIds.reduce<Digest[]>((chain, diffId) => [...chain, chainIdOf(chain.at(-1), diffId)], []);
-  await fetchAndCommit(
-    deps,
-    op,
-    client,
-    manifest.layers.map((layer, i) => ({
-      ...{ layer, diffId: at(diffIds, i), chainId: at(chainIds, i), parent: chainIds[i - 1] },
-      reached: (state) => pull.reached(i, state),
-    })),
-  );
+  using _layers = await deps.holds.hold(chainIds);
+  const steps: LayerStep[] = manifest.layers.map((layer, i) => ({
+    ...{ layer, diffId: at(diffIds, i), chainId: at(chainIds, i), parent: chainIds[i - 1] },
+    reached: (state) => pull.reached(i, state),
+  }));
+  await repairing(deps, op, manifest.layers, () => fetchAndCommit(deps, op, client, steps));
 
   op.span.stage('record');
   for (const each of new Set([top, document])) await storeDocument(deps, op, each);
@@ -84,10 +90,30 @@ export async function pullImage(deps: PullDeps, op: Op, { reference, credentials
     sizeBytes: [manifest.config, ...manifest.layers].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     topLayer: chainIds.at(-1) ?? null,
     chainIds,
-    blobs: [...new Set([top.digest, document.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)])],
+    blobs,
+    layers: manifest.layers.map(({ digest, sizeBytes }) => ({ digest, sizeBytes })),
     config,
   });
   return manifest.config.digest;
+}
+
+/** What fails over blobs that were there before and are damaged is done once more without them (R8: no damage outlives a pull). */
+async function repairing<T>({ content }: PullDeps, op: Op, blobs: readonly Descriptor[], work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (kindOf(error) !== 'dataLoss') throw error;
+    let isRepaired = false;
+    for (const blob of blobs) {
+      // By its digest alone: what a manifest says of its size says nothing about what others have.
+      if ((await content.check(op, { digest: blob.digest }, 'full')) !== 'damaged') continue;
+      op.log.error({ blob: blob.digest, err: messageOf(error) }, 'a blob is damaged: it is fetched anew');
+      await content.remove(blob.digest);
+      isRepaired = true;
+    }
+    if (!isRepaired) throw error;
+    return await work();
+  }
 }
 
 interface LayerStep {
@@ -118,6 +144,10 @@ async function fetchAndCommit(deps: PullDeps, op: Op, client: RepositoryClient, 
     return work;
   };
   for (const { layer, diffId, chainId, parent, reached } of steps) {
+    if (!deps.keepsLayerBlobs && (await deps.snapshotter.hasLayer(chainId))) {
+      reached('ready');
+      continue;
+    }
     const { promise, resolve, reject } = Promise.withResolvers<Ingest | undefined>();
     promise.catch(() => undefined);
     const done = begun(fetchBlob(deps, own, client, { blob: layer, began: resolve }).then(() => reached('unpacking')));
@@ -171,7 +201,7 @@ async function fetchBlob(deps: PullDeps, op: Op, client: RepositoryClient, what:
 }
 
 async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, { blob, began }: BlobFetch): Promise<void> {
-  if (await deps.content.has(blob.digest)) return;
+  if (await deps.content.has(blob)) return;
   using _ = await deps.slots.take();
   await using held = new AsyncDisposableStack();
   held.defer(() => deps.progress.fetchEnded(blob.digest));
@@ -196,7 +226,7 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, { blo
 }
 
 async function storeDocument(deps: PullDeps, op: Op, { digest, bytes }: Document): Promise<void> {
-  if (await deps.content.has(digest)) return;
+  if ((await deps.content.check(op, { digest, sizeBytes: bytes.length }, 'quick')) === 'intact') return;
   await using ingest = await deps.content.ingest({ digest, sizeBytes: bytes.length });
   await ingest.write(bytes, 0);
   await ingest.commit(op);

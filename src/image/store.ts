@@ -21,7 +21,15 @@ export interface ImageRecord {
   readonly chainIds: readonly Digest[];
   /** Everything in the content store that this image keeps there: manifests, config, layers. */
   readonly blobs: readonly Digest[];
+  /** Those of `blobs` that are layers; records of earlier versions don't tell. */
+  readonly layers?: ReadonlyArray<{ readonly digest: Digest; readonly sizeBytes: number }>;
   readonly config: ImageConfig;
+}
+
+/** What stays of an image's blobs when those of its layers don't. */
+export function documentsOf({ blobs, layers = [] }: ImageRecord): Digest[] {
+  const unpacked = new Set(layers.map(({ digest }) => digest));
+  return blobs.filter((digest) => !unpacked.has(digest));
 }
 
 const SHORT_ID = /^[0-9a-f]{6,64}$/;
@@ -31,6 +39,8 @@ export class ImageStore {
   readonly #dir: string;
   readonly #isPinned: (image: ImageRecord) => boolean;
   readonly #records = new Map<Digest, ImageRecord>();
+  /** Images that have lost a part, and since when that is known. What is left of them waits for a pull. */
+  readonly #hidden = new Map<Digest, number>();
   /** Held by writers: what one of them merges must not change under it. */
   readonly #writing = new KeyedLock();
 
@@ -64,12 +74,29 @@ export class ImageStore {
     }
   }
 
+  /** With the hidden ones. */
   records(): ImageRecord[] {
     return [...this.#records.values()];
   }
 
   list(): Image[] {
-    return this.records().map((record) => this.#view(record));
+    return this.records()
+      .filter(({ id }) => !this.isHidden(id))
+      .map((record) => this.#view(record));
+  }
+
+  isHidden(id: Digest): boolean {
+    return this.#hidden.has(id);
+  }
+
+  /** Until the next `put`: neither found nor listed. */
+  hide(id: Digest): void {
+    this.#hidden.set(id, Date.now());
+  }
+
+  /** Gives up images that nobody has pulled again. */
+  async forgetHidden(olderThanMs: number): Promise<void> {
+    for (const [id, sinceMs] of this.#hidden) if (Date.now() - sinceMs >= olderThanMs) await this.delete(id);
   }
 
   #view({ id, repoTags, repoDigests, sizeBytes, topLayer, config, ...rest }: ImageRecord): Image {
@@ -79,6 +106,12 @@ export class ImageStore {
 
   /** By id, unique beginning of an id, tag or digest reference. undefined: not here. */
   find(ref: string): Image | undefined {
+    const image = this.findAny(ref);
+    return image && !this.isHidden(image.id) ? image : undefined;
+  }
+
+  /** Hidden or not. */
+  findAny(ref: string): Image | undefined {
     const record = this.#byId(ref) ?? this.#byName(ref);
     return record && this.#view(record);
   }
@@ -106,8 +139,10 @@ export class ImageStore {
       repoTags: union(known?.repoTags, record.repoTags),
       repoDigests: union(known?.repoDigests, record.repoDigests),
       blobs: union(known?.blobs, record.blobs).filter(isDigest),
+      layers: [...new Map([...(known?.layers ?? []), ...(record.layers ?? [])].map((layer) => [layer.digest, layer])).values()],
     };
     await this.#write(merged);
+    this.#hidden.delete(record.id);
     for (const other of this.records()) {
       if (other.id === record.id || !other.repoTags.some((tag) => merged.repoTags.includes(tag))) continue;
       await this.#write({ ...other, repoTags: other.repoTags.filter((tag) => !merged.repoTags.includes(tag)) });
@@ -122,6 +157,7 @@ export class ImageStore {
   async delete(id: Digest): Promise<void> {
     using _ = await this.#writing.lock('records');
     this.#records.delete(id);
+    this.#hidden.delete(id);
     await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });
   }
 }

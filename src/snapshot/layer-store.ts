@@ -1,6 +1,6 @@
 import type { Op } from '../base/op.ts';
-import type { Layer, StoredTar } from './overlay-records.ts';
-import type { LayerSource, Usage } from './snapshotter.ts';
+import type { Layer, StoredIndex, StoredTar } from './overlay-records.ts';
+import type { CheckDepth, LayerSource, Usage } from './snapshotter.ts';
 
 /** A layer that is unpacked but not committed: its parent may not be there yet. */
 export interface Unpacked extends AsyncDisposable {
@@ -9,9 +9,15 @@ export interface Unpacked extends AsyncDisposable {
   /** For the record. */
   readonly tar?: StoredTar;
   /** The parent is committed: what the layer takes from those below is filled in (their names, topmost first), and everything of it is durable after this. */
-  complete(op: Op, lowers: readonly string[]): Promise<Usage>;
+  complete(op: Op, lowers: readonly string[]): Promise<Completed>;
   /** It is committed: disposing keeps what it holds outside of its directory. */
   commit(layer: Layer): void;
+}
+
+export interface Completed {
+  readonly usage: Usage;
+  /** For the record. */
+  readonly index?: StoredIndex;
 }
 
 /** How the files of layers are kept, such that `layers/<name>/fs` can be a lower directory of an overlay. */
@@ -28,6 +34,8 @@ export interface LayerStore {
   /** Undo of `mount`, at once, whoever may still be using it. Not mounted is fine. */
   unmount(name: string): void;
   usage(layer: Layer): Usage;
+  /** What is kept of it is what was committed, as far as `depth` goes. */
+  isIntact(op: Op, layer: Layer, depth: CheckDepth): Promise<boolean>;
   /** The layer's directory is on its way to be deleted. */
   forget(layer: Layer): Promise<void>;
 }

@@ -19,7 +19,7 @@ import { bindMounts, overlayMount, probeIdmap, probeOverlay, ShortDir } from './
 import type { Active, Layer } from './overlay-records.ts';
 import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
 import { IDMAPPED_DIR } from './snapshotter.ts';
-import type { LayerSource, MountSpec, RootfsIdmap, Snapshotter, Usage } from './snapshotter.ts';
+import type { CheckDepth, LayerSource, MountSpec, RootfsIdmap, Snapshotter, Usage } from './snapshotter.ts';
 import { Trash } from './trash.ts';
 
 const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
@@ -90,6 +90,8 @@ class LayeredSnapshotter implements Snapshotter {
   readonly #usages = new UsageCache();
   /** Keys of the snapshots that stand on a layer, by its name. */
   readonly #users = new Map<string, Set<string>>();
+  /** By name: damaged ones that somebody still stands on. */
+  readonly #dropped = new Map<string, Layer>();
   #nextLayer = 1;
 
   constructor(parts: Parts) {
@@ -129,7 +131,13 @@ class LayeredSnapshotter implements Snapshotter {
       if (!users.delete(key) || users.size > 0) continue;
       this.#users.delete(name);
       this.#parts.store.unmount(name);
+      const dropped = this.#dropped.get(name);
+      if (dropped !== undefined) void this.#discard(dropped).catch((error: unknown) => this.#warn(dropped, error));
     }
+  }
+
+  #warn({ chainId }: Layer, error: unknown): void {
+    this.#parts.log.warn({ chainId, err: messageOf(error) }, 'a damaged layer is not deleted before the next start');
   }
 
   async commitLayer(op: Op, source: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void> {
@@ -161,11 +169,11 @@ class LayeredSnapshotter implements Snapshotter {
       if (parent !== undefined && !this.#layers.has(parent)) throw noParent(chainId, parent);
       const lowers = visibleLayers(this.#layers, parent ?? null).map(({ name }) => name);
       const layer: Layer = {
+        // The data of every file is on disk before the record that says so (R8).
+        ...(await unpacked.complete(op, lowers)),
         version: 1,
         chainId,
         parent: parent ?? null,
-        // The data of every file is on disk before the record that says so (R8).
-        usage: await unpacked.complete(op, lowers),
         name: String(this.#nextLayer++),
         opaqueRoot: unpacked.opaqueRoot,
         tar: unpacked.tar,
@@ -204,6 +212,33 @@ class LayeredSnapshotter implements Snapshotter {
 
   async hasLayer(chainId: Digest): Promise<boolean> {
     return isWhole(this.#layers, chainId);
+  }
+
+  async isIntact(op: Op, chainId: Digest, depth: CheckDepth): Promise<boolean> {
+    const layer = this.#layers.get(chainId);
+    if (layer === undefined) return true;
+    const isIntact = await this.#parts.store.isIntact(op, layer, depth);
+    // It may have been removed under the one who looked.
+    return isIntact || this.#layers.get(chainId) !== layer;
+  }
+
+  async dropLayer(_op: Op, chainId: Digest): Promise<void> {
+    using _ = await this.#locks.lock(chainId);
+    const layer = this.#layers.get(chainId);
+    if (layer === undefined) return;
+    this.#layers.delete(chainId);
+    if (!this.#users.has(layer.name)) return await this.#discard(layer);
+    this.#dropped.set(layer.name, layer);
+    // What has no record is no layer after the next start.
+    await rm(join(this.#layersDir, layer.name, LAYER_RECORD), { force: true });
+  }
+
+  async #discard(layer: Layer): Promise<void> {
+    const { store, trash } = this.#parts;
+    this.#dropped.delete(layer.name);
+    store.unmount(layer.name);
+    const { deleted } = await trash.discard(join(this.#layersDir, layer.name), LAYER_RECORD);
+    await Promise.all([deleted, store.forget(layer)]);
   }
 
   async prepare(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]> {
@@ -300,12 +335,9 @@ class LayeredSnapshotter implements Snapshotter {
     if (layer === undefined) return;
     const user = this.#userOf(layer);
     if (user !== undefined) throw new ClassifiedError('failedPrecondition', `remove layer ${chainId}: ${user} stands on it`);
-    const { store, trash } = this.#parts;
     this.#layers.delete(chainId);
     try {
-      store.unmount(layer.name);
-      const { deleted } = await trash.discard(join(this.#layersDir, layer.name), LAYER_RECORD);
-      await Promise.all([deleted, store.forget(layer)]);
+      await this.#discard(layer);
     } catch (error) {
       this.#layers.set(chainId, layer);
       throw error;

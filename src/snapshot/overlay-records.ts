@@ -19,6 +19,12 @@ export interface StoredTar {
   readonly file: string;
 }
 
+/** `layers/<name>/index`, complete. */
+export interface StoredIndex {
+  readonly sizeBytes: number;
+  readonly crc32: number;
+}
+
 /** `layers/<name>/layer.json`. */
 export interface Layer {
   readonly version: 1;
@@ -31,6 +37,8 @@ export interface Layer {
   readonly opaqueRoot: boolean;
   /** Of a snapshotter that keeps tars. */
   readonly tar?: StoredTar | undefined;
+  /** Of the same; older records have none. */
+  readonly index?: StoredIndex | undefined;
 }
 
 /** `active/<key>/snapshot.json`. */
@@ -60,8 +68,15 @@ function parseLayer(value: unknown, name: string): Layer {
   if (typeof chainId !== 'string' || !isDigest(chainId)) throw new Error('chainId is not a digest');
   const { sizeBytes, inodes } = (usage ?? {}) as Fields;
   if (typeof sizeBytes !== 'number' || typeof inodes !== 'number') throw new Error('usage is not given');
-  const [parent, tar] = [parentIn(fields), tarIn(fields)];
-  return { version: 1, chainId, parent, usage: { sizeBytes, inodes }, name, opaqueRoot: fields['opaqueRoot'] === true, tar };
+  const [parent, tar, index] = [parentIn(fields), tarIn(fields), indexIn(fields)];
+  return { version: 1, chainId, parent, usage: { sizeBytes, inodes }, name, opaqueRoot: fields['opaqueRoot'] === true, tar, index };
+}
+
+function indexIn({ index }: Fields): StoredIndex | undefined {
+  if (index === undefined) return undefined;
+  const { sizeBytes, crc32 } = (index ?? {}) as Fields;
+  if (typeof sizeBytes !== 'number' || typeof crc32 !== 'number') throw new Error('index is not given');
+  return { sizeBytes, crc32 };
 }
 
 function tarIn({ tar }: Fields): StoredTar | undefined {

@@ -45,7 +45,7 @@ class DirectoryLayers implements LayerStore {
         await adoptImpliedDirs(own, { fsDir: fs, paths: changes.impliedDirs, lowerDirs });
         const usage = await measureTree(fs);
         await this.#filesystem.sync(own);
-        return usage;
+        return { usage };
       },
       commit: () => undefined,
       [Symbol.asyncDispose]: async () => undefined,
@@ -62,6 +62,12 @@ class DirectoryLayers implements LayerStore {
 
   usage(layer: Layer): Usage {
     return layer.usage;
+  }
+
+  /** Nothing tells what its files should hold: they are counted. */
+  async isIntact(_op: Op, { name, usage }: Layer): Promise<boolean> {
+    const { inodes } = await measureTree(join(this.#layersDir, name, 'fs'));
+    return inodes === usage.inodes;
   }
 
   async forget(): Promise<void> {

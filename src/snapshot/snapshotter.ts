@@ -56,6 +56,9 @@ export interface Usage {
   readonly inodes: number;
 }
 
+/** `quick`: sizes, and what is read fast. `full`: all of the bytes, in no hurry. */
+export type CheckDepth = 'quick' | 'full';
+
 /**
  * Layers become committed snapshots named by chainId; containers get active snapshots named by a key on top of one.
  * Every verb is idempotent; nothing of an image is visible under a name before it is complete and durable (R8, R9).
@@ -67,6 +70,10 @@ export interface Snapshotter {
   /** Unpacks one layer onto its parent and commits it as chainId. Verifies the diffID (dataLoss). Already committed: no work. */
   commitLayer(op: Op, layer: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void>;
   hasLayer(chainId: Digest): Promise<boolean>;
+  /** Whether what is kept of this layer is what was committed. Not there: there is nothing wrong with it. */
+  isIntact(op: Op, chainId: Digest, depth: CheckDepth): Promise<boolean>;
+  /** A damaged layer: nobody finds it any more, the next commit makes it anew. Who stands on it keeps it until they go. Missing is ok. */
+  dropLayer(op: Op, chainId: Digest): Promise<void>;
   /** Creates the writable snapshot `key` over a committed layer (undefined: empty). Again with the same key: same mounts. */
   prepare(op: Op, key: string, parent: Digest | undefined, idmap?: RootfsIdmap): Promise<readonly MountSpec[]>;
   /** A read-only view, same rules (image volumes, passwd lookups). */

@@ -42,6 +42,8 @@ export interface GantryOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Its configuration file (TOML). */
   readonly config?: string;
+  /** Instead of the default, or of what GANTRY_TEST_SNAPSHOTTER says. */
+  readonly snapshotter?: 'overlay' | 'erofs';
   /** The third byte of the pods' network 10.77.x.0/24, for those that start several. */
   readonly subnet?: number;
 }
@@ -80,7 +82,7 @@ export class Gantry {
     if (options.config !== undefined) writeFileSync(join(this.dir, 'config.toml'), options.config);
     this.#env = options.env ?? {};
     // Any suite runs with another snapshotter than the default.
-    const snapshotter = process.env['GANTRY_TEST_SNAPSHOTTER'];
+    const snapshotter = options.snapshotter ?? process.env['GANTRY_TEST_SNAPSHOTTER'];
     this.#snapshotter = snapshotter ?? 'overlay';
     this.#flags = [
       ...(options.config === undefined ? [] : ['--config', join(this.dir, 'config.toml')]),

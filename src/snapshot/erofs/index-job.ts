@@ -13,9 +13,9 @@ import { LayerIndexer } from './layer-indexer.ts';
 /** To the thread; the descriptors stay the starter's to close. */
 export interface IndexJob {
   readonly input: PlainSource;
-  /** Empty file for the tar; undefined when it is stored already, as `known` tells. */
+  /** Empty file for the tar; undefined when it is stored already, and is so long. */
   readonly dataFd: number | undefined;
-  readonly known: { readonly diffId: Digest; readonly tarBytes: number } | undefined;
+  readonly storedBytes: number | undefined;
   /** Empty file. */
   readonly indexFd: number;
   /** There is nothing below for it to hide. */
@@ -87,21 +87,22 @@ export async function indexLayer(job: IndexJob): Promise<IndexedLayer> {
   const data = job.dataFd === undefined ? undefined : new DataFile(job.dataFd, maxBytes);
   let tarBytes = 0;
   await streamPlain(job.input, (chunk) => {
-    tarBytes += chunk.length;
+    // What is stored has zeros behind it.
+    const own = chunk.subarray(0, (job.storedBytes ?? Infinity) - tarBytes);
+    tarBytes += own.length;
     reader.push(chunk);
-    if (data === undefined) return;
-    data.write(chunk);
-    hash.update(chunk);
+    data?.write(chunk);
+    hash.update(own);
   });
   reader.end();
   const stored = data?.finish();
-  const { diffId, tarBytes: size } = job.known ?? { diffId: `sha256:${hash.digest('hex')}` as const, tarBytes };
+  const diffId = `sha256:${hash.digest('hex')}` as const;
   const contents = indexer.end();
-  const { offsetOf } = writeIndex(job.indexFd, contents, { digest: diffId.slice('sha256:'.length), sizeBytes: size });
+  const { offsetOf } = writeIndex(job.indexFd, contents, { digest: diffId.slice('sha256:'.length), sizeBytes: tarBytes });
   await stored;
   const implied = contents.impliedDirs.flatMap((inode) => {
     const offset = offsetOf(inode);
     return offset === undefined ? [] : [{ path: contents.tree.pathOf(inode), offset }];
   });
-  return { diffId, tarBytes: size, opaqueRoot: contents.opaqueRoot, implied };
+  return { diffId, tarBytes, opaqueRoot: contents.opaqueRoot, implied };
 }

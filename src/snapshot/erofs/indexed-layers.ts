@@ -1,21 +1,23 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
-import { lstat, mkdir, open, readdir, rename } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { crc32 } from 'node:zlib';
 import type { Digest } from '../../base/digest.ts';
-import { ClassifiedError, messageOf } from '../../base/errors.ts';
+import { ClassifiedError, errnoOf, kindOf, messageOf } from '../../base/errors.ts';
 import { KeyedLock } from '../../base/keyed-lock.ts';
 import type { Op } from '../../base/op.ts';
 import { throwIfOver } from '../../base/op.ts';
 import { syncDir } from '../../os/atomic-file.ts';
-import type { LayerStore, Unpacked } from '../layer-store.ts';
+import { hasDigest } from '../../os/file-digest.ts';
+import type { Completed, LayerStore, Unpacked } from '../layer-store.ts';
 import { runLayerJob } from '../layer-thread.ts';
 import type { StorePlaces } from '../layered.ts';
-import type { Layer, StoredTar } from '../overlay-records.ts';
+import type { Layer, StoredIndex, StoredTar } from '../overlay-records.ts';
 import { PlainInput } from '../plain-input.ts';
-import type { LayerSource, Usage } from '../snapshotter.ts';
+import type { CheckDepth, LayerSource, Usage } from '../snapshotter.ts';
 import type { InodeAttributes } from './format.ts';
 import { INODE_BYTES, patchAttributes, readInode } from './format.ts';
 import type { IndexedLayer, IndexJob, IndexReply } from './index-job.ts';
@@ -45,7 +47,10 @@ export class IndexedLayers implements LayerStore {
   readonly #parts: StorePlaces & { readonly backing: Backing };
   readonly #layersDir: string;
   readonly #tarsDir: string;
-  readonly #tars = new Map<Digest, Tar>();
+  /** By file. */
+  readonly #tars = new Map<string, Tar>();
+  /** By diffID: what further layers are made of. */
+  readonly #reusable = new Map<Digest, Tar>();
   /** By diffID. */
   readonly #locks = new KeyedLock();
 
@@ -65,19 +70,29 @@ export class IndexedLayers implements LayerStore {
         lost.push(layer);
       }
     }
-    const files = new Set([...this.#tars.values()].map(({ file }) => file));
-    for (const name of await readdir(this.#tarsDir)) if (!files.has(name)) await this.#parts.trash.discard(join(this.#tarsDir, name));
+    for (const name of await readdir(this.#tarsDir)) if (!this.#tars.has(name)) await this.#parts.trash.discard(join(this.#tarsDir, name));
     return lost;
   }
 
-  async #adopt({ name, tar }: Layer): Promise<void> {
+  async #adopt({ name, tar, index }: Layer): Promise<void> {
     if (tar === undefined) throw new Error('its record names no tar');
-    await lstat(join(this.#layersDir, name, 'index'));
-    const known = this.#tars.get(tar.diffId);
+    const { size: indexBytes } = await lstat(join(this.#layersDir, name, 'index'));
+    if (index !== undefined && indexBytes !== index.sizeBytes) throw new Error(`its index has ${indexBytes} of ${index.sizeBytes} bytes`);
+    const known = this.#tars.get(tar.file);
     const { size, blocks } = await lstat(join(this.#tarsDir, tar.file));
     if (size < tar.sizeBytes) throw new Error(`its tar has ${size} of ${tar.sizeBytes} bytes`);
-    if (known === undefined) this.#tars.set(tar.diffId, { ...tar, diskBytes: blocks * SECTOR_BYTES, users: 1 });
+    if (known === undefined) this.#add({ ...tar, diskBytes: blocks * SECTOR_BYTES, users: 1 });
     else known.users++;
+  }
+
+  #add(tar: Tar): void {
+    this.#tars.set(tar.file, tar);
+    this.#reusable.set(tar.diffId, tar);
+  }
+
+  /** Layers that are made of it keep it. */
+  #reuseNoMore(tar: Tar): void {
+    if (this.#reusable.get(tar.diffId) === tar) this.#reusable.delete(tar.diffId);
   }
 
   async unpack(op: Op, source: LayerSource, { dir, isBottom }: { dir: string; isBottom: boolean }): Promise<Unpacked> {
@@ -85,11 +100,29 @@ export class IndexedLayers implements LayerStore {
     using _ = await this.#locks.lock(source.diffId);
     throwIfOver(op);
     await mkdir(join(dir, 'fs'), { mode: 0o700 });
-    const stored = this.#tars.get(source.diffId);
+    const stored = this.#reusable.get(source.diffId);
+    if (stored !== undefined) {
+      try {
+        return await this.#make(op, source, { dir, isBottom, stored });
+      } catch (error) {
+        if (kindOf(error) !== 'dataLoss') throw error;
+        this.#parts.log.warn(
+          { diffId: source.diffId, err: messageOf(error) },
+          'the stored tar of a layer is damaged; it comes from its blob',
+        );
+        this.#reuseNoMore(stored);
+        await rm(join(dir, 'index'), { force: true });
+      }
+    }
+    return await this.#make(op, source, { dir, isBottom, stored: undefined });
+  }
+
+  async #make(op: Op, source: LayerSource, into: { dir: string; isBottom: boolean; stored: Tar | undefined }): Promise<Unpacked> {
+    const { dir, stored } = into;
     if (stored !== undefined) stored.users++;
     let tar = stored;
     try {
-      const indexed = await this.#index(op, source, { dir, isBottom, stored });
+      const indexed = await this.#index(op, source, into);
       if (indexed.diffId !== source.diffId)
         throw new ClassifiedError('dataLoss', `unpack layer ${source.diffId}: its content is ${indexed.diffId}`);
       tar ??= await this.#keep(dir, indexed);
@@ -108,7 +141,7 @@ export class IndexedLayers implements LayerStore {
     await syncDir(this.#tarsDir);
     const { blocks } = await lstat(join(this.#tarsDir, file));
     const tar = { diffId, sizeBytes: tarBytes, file, diskBytes: blocks * SECTOR_BYTES, users: 1 };
-    this.#tars.set(diffId, tar);
+    this.#add(tar);
     return tar;
   }
 
@@ -140,7 +173,7 @@ export class IndexedLayers implements LayerStore {
     const job: IndexJob = {
       input: input.source,
       dataFd: stored === undefined ? create('tar') : undefined,
-      known: stored === undefined ? undefined : { diffId: stored.diffId, tarBytes: stored.sizeBytes },
+      storedBytes: stored?.sizeBytes,
       indexFd: create('index'),
       isBottom,
     };
@@ -150,14 +183,15 @@ export class IndexedLayers implements LayerStore {
     return reply;
   }
 
-  async #complete(op: Op, layer: { dir: string; lowers: readonly string[]; implied: IndexedLayer['implied'] }): Promise<Usage> {
+  async #complete(op: Op, layer: { dir: string; lowers: readonly string[]; implied: IndexedLayer['implied'] }): Promise<Completed> {
     const { dir, lowers, implied } = layer;
     await using index = await open(join(dir, 'index'), 'r+');
     if (lowers.length > 0) await this.#adoptImplied(op, { index, lowers, implied });
     await index.datasync();
     const parts = await Promise.all([dir, join(dir, 'fs'), join(dir, 'index')].map((path) => lstat(path)));
     // The record is one more.
-    return { sizeBytes: parts.reduce((sum, { blocks }) => sum + blocks * SECTOR_BYTES, 0), inodes: parts.length + 1 };
+    const usage = { sizeBytes: parts.reduce((sum, { blocks }) => sum + blocks * SECTOR_BYTES, 0), inodes: parts.length + 1 };
+    return { usage, index: await checksumOf(index) };
   }
 
   /** Directories that the layer holds without saying anything of them look like those of the layers below, as if it had been unpacked on top of them. */
@@ -196,20 +230,54 @@ export class IndexedLayers implements LayerStore {
 
   /** What several layers are made of counts for each of them in part. */
   usage({ usage, tar }: Layer): Usage {
-    const stored = tar && this.#tars.get(tar.diffId);
+    const stored = tar && this.#tars.get(tar.file);
     if (stored === undefined) return usage;
     return { sizeBytes: usage.sizeBytes + Math.floor(stored.diskBytes / stored.users), inodes: usage.inodes + 1 };
   }
 
+  async isIntact(op: Op, { name, tar, index }: Layer, depth: CheckDepth): Promise<boolean> {
+    if (index !== undefined) {
+      await using file = await open(join(this.#layersDir, name, 'index'), 'r').catch(absent);
+      const found = file && (await checksumOf(file));
+      if (found?.sizeBytes !== index.sizeBytes || found.crc32 !== index.crc32) return false;
+    }
+    const stored = tar && this.#tars.get(tar.file);
+    if (stored === undefined) return false;
+    const path = join(this.#tarsDir, stored.file);
+    const { diffId, sizeBytes } = stored;
+    if (depth === 'quick') return ((await lstat(path).catch(absent))?.size ?? 0) >= sizeBytes;
+    if (await hasDigest(op, path, { digest: diffId, sizeBytes })) return true;
+    this.#reuseNoMore(stored);
+    return false;
+  }
+
   async forget({ tar }: Layer): Promise<void> {
-    const stored = tar && this.#tars.get(tar.diffId);
+    const stored = tar && this.#tars.get(tar.file);
     if (stored !== undefined) await (await this.#release(stored)).deleted;
   }
 
   /** Resolves when the tar can't be found any more; `deleted` when its space is free. */
   async #release(tar: Tar): Promise<{ deleted: Promise<void> }> {
     if (--tar.users > 0) return { deleted: Promise.resolve() };
-    this.#tars.delete(tar.diffId);
+    this.#tars.delete(tar.file);
+    this.#reuseNoMore(tar);
     return this.#parts.trash.discard(join(this.#tarsDir, tar.file));
   }
+}
+
+const READ_BYTES = 256 << 10;
+
+/** Some milliseconds for the index of 100,000 files; a digest would take ten times as long, and there is nobody to deceive. */
+async function checksumOf(file: FileHandle): Promise<StoredIndex> {
+  const buffer = Buffer.allocUnsafe(READ_BYTES);
+  for (let [sizeBytes, sum] = [0, 0]; ;) {
+    const { bytesRead } = await file.read(buffer, 0, READ_BYTES, sizeBytes);
+    if (bytesRead === 0) return { sizeBytes, crc32: sum };
+    sum = crc32(buffer.subarray(0, bytesRead), sum);
+    sizeBytes += bytesRead;
+  }
+}
+
+function absent(error: unknown): undefined {
+  if (errnoOf(error) !== 'ENOENT') throw error;
 }

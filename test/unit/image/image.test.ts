@@ -7,7 +7,7 @@ import { digestOf } from '../../../src/base/digest.ts';
 import { silentLogger } from '../../../src/base/log.ts';
 import { newOp } from '../../../src/base/op.ts';
 import { createLocalContent } from '../../../src/content/local.ts';
-import { ImageGate } from '../../../src/image/gate.ts';
+import { Holds } from '../../../src/image/holds.ts';
 import { choosePlatform, MANIFEST_TYPES, parseConfig, parseManifest } from '../../../src/image/manifest.ts';
 import type { Index } from '../../../src/image/manifest.ts';
 import { parseReference, tagName } from '../../../src/image/reference.ts';
@@ -114,29 +114,36 @@ describe('image/manifest (S14)', () => {
   });
 });
 
-describe('image/gate', () => {
-  it('lets pulls in together and a collection alone', async () => {
-    const gate = new ImageGate();
-    const [one, two] = [await gate.shared(), await gate.shared()];
-    let alone = false;
-    const exclusive = gate.exclusive().then((held) => {
-      alone = true;
-      return held;
-    });
+describe('image/holds', () => {
+  it('a removal leaves what is held, and a hold waits for a removal that has begun; pulls that overlap for ever stop neither', async () => {
+    const holds = new Holds();
+    const other = digestOf('y');
+    const removed: string[] = [];
+    const slow = Promise.withResolvers<void>();
+    const remove = (which: typeof digest, isGarbage = true, until: Promise<unknown> = Promise.resolve()): Promise<void> =>
+      holds.remove(which, { isGarbage: () => isGarbage, remove: () => until.then(() => void removed.push(which)) });
+
+    let pull = await holds.hold([digest]);
+    for (let n = 0; n < 10; n++) {
+      const next = await holds.hold([digest]);
+      pull[Symbol.dispose]();
+      pull = next;
+      await remove(digest);
+    }
+    expect(removed).to.deep.equal([]);
+    await remove(other, false);
+    expect(removed).to.deep.equal([]);
+    const removing = remove(other, true, slow.promise);
+    let isHeld = false;
+    const held = holds.hold([other]).then(() => (isHeld = true));
     await sleep(5);
-    expect(alone).to.equal(false);
-    one[Symbol.dispose]();
-    two[Symbol.dispose]();
-    const held = await exclusive;
-    let entered = false;
-    const late = gate.shared().then((each) => {
-      entered = true;
-      return each;
-    });
-    await sleep(5);
-    expect(entered).to.equal(false);
-    held[Symbol.dispose]();
-    (await late)[Symbol.dispose]();
+    expect(isHeld).to.equal(false);
+    slow.resolve();
+    await Promise.all([removing, held]);
+    expect(removed).to.deep.equal([other]);
+    pull[Symbol.dispose]();
+    await remove(digest);
+    expect(removed).to.deep.equal([other, digest]);
   });
 });
 
@@ -202,7 +209,7 @@ describe('image/store and content', () => {
     ] as const) {
       expect(await put(bytes, size).catch((e: { kind: string }) => e.kind)).to.equal('dataLoss');
     }
-    expect(await content.has(digest)).to.equal(false);
+    expect(await content.info(digest)).to.equal(undefined);
     expect(readdirSync(join(dir, 'ingest'))).to.deep.equal([]);
     await put('x', 1);
     await put('x', 1);

@@ -92,7 +92,7 @@ export const SETTINGS: readonly Setting[] = [
     key: 'image.max_concurrent_downloads',
     type: 'integer',
     default: 6,
-    description: 'layers fetched at the same time, of all pulls together',
+    description: 'connections that fetch layers at the same time, of all pulls together; a large layer takes what others leave',
   },
   {
     key: 'image.compressed_blobs',

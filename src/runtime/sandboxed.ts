@@ -23,12 +23,24 @@ export function parseProcessTable(text: string): Map<number, number> {
 export async function killSandboxed(op: Op, runtime: readonly string[], id: string, pidFile: string): Promise<void> {
   const root = await readPid(pidFile);
   if (root === undefined) return;
-  const { stdout } = await run(op, { argv: [...runtime, 'ps', id] });
-  const tree = new Set([root]);
-  const parents = parseProcessTable(stdout.toString('utf8'));
+  const send = (pid: number, signal: string) => run(op, { argv: [...runtime, 'kill', '--pid', String(pid), id, signal] });
+  const stopped = new Set<number>();
+  // What is stopped forks no more: a child that came between a look and the kill of its parent would be init's, and lost.
+  for (let found = new Set([root]); found.size > stopped.size;) {
+    for (const pid of found) if (!stopped.has(pid)) await send(pid, 'STOP');
+    for (const pid of found) stopped.add(pid);
+    const { stdout } = await run(op, { argv: [...runtime, 'ps', id] });
+    found = treeOf(stopped, parseProcessTable(stdout.toString('utf8')));
+  }
+  for (const pid of stopped) await send(pid, 'KILL');
+}
+
+/** `roots` and all their descendants. */
+export function treeOf(roots: ReadonlySet<number>, parents: ReadonlyMap<number, number>): Set<number> {
+  const tree = new Set(roots);
   for (let size = 0; size !== tree.size;) {
     size = tree.size;
     for (const [pid, parent] of parents) if (tree.has(parent)) tree.add(pid);
   }
-  for (const pid of tree) await run(op, { argv: [...runtime, 'kill', '--pid', String(pid), id, 'KILL'] });
+  return tree;
 }

@@ -102,7 +102,8 @@ describe('warm sandboxes', function () {
     ...readdirSync(join(bed.gantry.root, 'sandboxes')),
     ...execFileSync('iptables-save', { encoding: 'utf8' })
       .split('\n')
-      .filter((line) => /^-A.*id: \\?"/.test(line)),
+      // Its own: a state directory that another suite has wiped leaves some, as a bridge plugin without a namespace to look at takes none away.
+      .filter((line) => /^-A.*id: \\?"/.test(line) && line.includes(`10.77.${SUBNET}.`)),
   ];
 
   it('a pod takes one: address, hostname, DNS, sysctls and shm are its own, and it is reached', async () => {

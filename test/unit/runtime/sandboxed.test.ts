@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { parseProcessTable } from '../../../src/runtime/sandboxed.ts';
+import { parseProcessTable, treeOf } from '../../../src/runtime/sandboxed.ts';
 
 describe('parseProcessTable', () => {
   it('reads pids and parents by the header', () => {
@@ -15,5 +15,19 @@ describe('parseProcessTable', () => {
 
   it('makes nothing of anything else', () => {
     for (const text of ['', 'error', '[1,2]\n']) expect(parseProcessTable(text).size).to.equal(0);
+  });
+});
+
+describe('treeOf', () => {
+  it('has children of children, in whatever order they are listed, and nobody else', () => {
+    const parents = new Map([
+      [9, 7],
+      [7, 5],
+      [5, 1],
+      [6, 1],
+      [1, 0],
+    ]);
+    expect([...treeOf(new Set([5]), parents)].toSorted()).to.deep.equal([5, 7, 9]);
+    expect([...treeOf(new Set([8]), parents)]).to.deep.equal([8]);
   });
 });

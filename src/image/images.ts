@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { Digest } from '../base/digest.ts';
-import { ClassifiedError, errnoOf, invalidArgument, kindOf, notFound } from '../base/errors.ts';
+import { ClassifiedError, invalidArgument, isDiskFull, kindOf, notFound, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { detached, newOp, orOver } from '../base/op.ts';
@@ -93,9 +93,11 @@ export async function createImages(options: {
       if (!deps.keepsLayerBlobs) collect();
       return id;
     } catch (error) {
+      const isFull = isDiskFull(error);
+      if (!isFull && kindOf(error) !== 'resourceExhausted') throw error;
       // What it brought so far would be in the way of everybody else.
-      if (kindOf(error) === 'resourceExhausted' || errnoOf(error) === 'ENOSPC') collect();
-      throw error;
+      collect();
+      throw isFull ? wrap('pull image', error, 'resourceExhausted') : error;
     }
   };
 

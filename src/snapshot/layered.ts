@@ -18,6 +18,7 @@ import type { OverlayOptions } from './overlay-mounts.ts';
 import { bindMounts, overlayMount, probeIdmap, probeOverlay, ShortDir } from './overlay-mounts.ts';
 import type { Active, Layer } from './overlay-records.ts';
 import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
+import { remembered } from './remembered.ts';
 import { IDMAPPED_DIR } from './snapshotter.ts';
 import type { CheckDepth, LayerSource, MountSpec, RootfsIdmap, Snapshotter, Usage } from './snapshotter.ts';
 import { Trash } from './trash.ts';
@@ -51,14 +52,11 @@ export async function createLayeredSnapshotter(
   await mkdir(join(root, 'tmp'), { recursive: true, mode: 0o700 });
   await trash.empty();
   const store = await openStore({ root, log, trash });
-  const snapshotter = new LayeredSnapshotter({
-    root,
-    log,
-    trash,
-    store,
+  const overlays = await remembered(join(root, 'overlay.probed.json'), async () => ({
     options: await probeOverlay(join(root, 'tmp')),
     idmaps: await probeIdmap(join(root, 'tmp')),
-  });
+  }));
+  const snapshotter = new LayeredSnapshotter({ root, log, trash, store, ...overlays });
   await snapshotter.load();
   return snapshotter;
 }

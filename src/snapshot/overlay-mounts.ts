@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, constants, openSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ClassifiedError } from '../base/errors.ts';
+import { ClassifiedError, isDiskFull } from '../base/errors.ts';
 import { IdmappedView } from '../os/idmapped-view.ts';
 import { MAX_DATA_BYTES, mount, umount } from '../os/mount.ts';
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from '../os/syscalls.ts';
@@ -24,12 +24,13 @@ export async function probeOverlay(tmpDir: string): Promise<OverlayOptions> {
   const index = await readFile('/sys/module/overlay/parameters/index', 'latin1').catch(() => 'N');
   if (index.startsWith('Y')) options.push('index=off');
   const probe = join(tmpDir, `probe-${randomBytes(4).toString('hex')}`);
-  for (const dir of ['lower', 'upper', 'work', 'merged']) await mkdir(join(probe, dir), { recursive: true, mode: 0o700 });
   try {
+    for (const dir of ['lower', 'upper', 'work', 'merged']) await mkdir(join(probe, dir), { recursive: true, mode: 0o700 });
     const data = `lowerdir=${probe}/lower,upperdir=${probe}/upper,workdir=${probe}/work,volatile`;
     mount({ type: 'overlay', source: 'overlay', target: join(probe, 'merged'), data });
     options.push('volatile');
-  } catch {
+  } catch (error) {
+    if (isDiskFull(error)) throw error;
     // Not taken by this kernel, or we may not mount at all, which the first container will tell in the kernel's words.
   } finally {
     await umount(join(probe, 'merged'), { detach: true });
@@ -41,9 +42,9 @@ export async function probeOverlay(tmpDir: string): Promise<OverlayOptions> {
 /** An overlay on an idmapped directory: Linux 5.19, and a filesystem that has idmapped mounts (tmpfs: 6.3). false as well where user namespaces are turned off. */
 export async function probeIdmap(tmpDir: string): Promise<boolean> {
   const probe = join(tmpDir, `probe-${randomBytes(4).toString('hex')}`);
-  for (const dir of ['lower', 'upper', 'work', 'merged']) await mkdir(join(probe, dir), { recursive: true, mode: 0o700 });
   const ids = [{ containerId: 0, hostId: 65_536, length: 65_536 }];
   try {
+    for (const dir of ['lower', 'upper', 'work', 'merged']) await mkdir(join(probe, dir), { recursive: true, mode: 0o700 });
     await using holder = await holdUserNamespace([], { uids: ids, gids: ids });
     using view = new IdmappedView({
       dir: join(probe, 'lower'),
@@ -54,7 +55,8 @@ export async function probeIdmap(tmpDir: string): Promise<boolean> {
     const data = `lowerdir=${view.path},upperdir=${probe}/upper,workdir=${probe}/work`;
     mount({ type: 'overlay', source: 'overlay', target: join(probe, 'merged'), data });
     return true;
-  } catch {
+  } catch (error) {
+    if (isDiskFull(error)) throw error;
     return false;
   } finally {
     await umount(join(probe, 'merged'), { detach: true });

@@ -5,7 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { MessagePort } from 'node:worker_threads';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import type { ErrorKind } from '../base/errors.ts';
-import { ClassifiedError, errnoOf, kindOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, isDiskFull, kindOf } from '../base/errors.ts';
 import type { PlainSource } from './plain-input.ts';
 
 // For threads of their own: reads block, and so may `take`.
@@ -95,5 +95,5 @@ export function streamErrorKind(error: unknown): ErrorKind {
   const code = errnoOf(error) ?? '';
   const damaged = code.startsWith('Z_') || code.startsWith('ZSTD_') || code === 'ERR_STREAM_PREMATURE_CLOSE';
   if (damaged) return 'dataLoss';
-  return code === 'ENOSPC' || code === 'EDQUOT' ? 'resourceExhausted' : kindOf(error);
+  return isDiskFull(error) ? 'resourceExhausted' : kindOf(error);
 }

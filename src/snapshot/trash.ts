@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, isDiskFull, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { newOp } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
@@ -34,7 +34,7 @@ export class Trash {
     } catch (error) {
       const code = errnoOf(error);
       if (code === 'ENOENT') return { deleted: Promise.resolve() };
-      if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
+      if (!isDiskFull(error)) throw error;
       if (record !== undefined) await rm(join(path, record), { force: true });
       await removeTree(path);
       return { deleted: Promise.resolve() };

@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../../base/log.ts';
 import { createLayeredSnapshotter } from '../layered.ts';
+import { remembered } from '../remembered.ts';
 import type { Snapshotter } from '../snapshotter.ts';
 import { IndexedLayers } from './indexed-layers.ts';
 import type { Backing } from './mounting.ts';
@@ -25,7 +26,7 @@ export async function createErofsSnapshotter(options: {
   let support: ErofsSupport | undefined;
   const snapshotter = await createLayeredSnapshotter(options, async (places) => {
     await mkdir(join(places.root, 'tars'), { recursive: true, mode: 0o700 });
-    support = probeErofs(join(places.root, 'tmp'), options.backings);
+    support = await remembered(join(places.root, 'erofs.probed.json'), () => probeErofs(join(places.root, 'tmp'), options.backings));
     options.log.info({ ...support.backing, nests: support.nests }, 'EROFS indexes can be mounted');
     return new IndexedLayers({ ...places, backing: support.backing });
   });

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ClassifiedError, messageOf } from '../../base/errors.ts';
+import { ClassifiedError, isDiskFull, messageOf } from '../../base/errors.ts';
 import { mount } from '../../os/mount.ts';
 import { encodeHeader, paddingOf } from '../tar/header.ts';
 import { TarReader } from '../tar/reader.ts';
@@ -30,19 +30,20 @@ const CONTENT = randomBytes(10_000);
 
 /**
  * Writes a small layer below `tmpDir`, mounts it, reads it back, and puts an overlay on it and one on that; some milliseconds. failedPrecondition when nothing
- * works, in the kernel's words.
+ * works, in the kernel's words; ENOSPC and EDQUOT as they are.
  */
 export function probeErofs(tmpDir: string, backings = BACKINGS): ErofsSupport {
   const dir = join(tmpDir, `probe-${randomBytes(4).toString('hex')}`);
-  for (const each of ['lower', 'upper', 'work', 'merged', 'upper2', 'work2', 'merged2'])
-    mkdirSync(join(dir, each), { recursive: true, mode: 0o700 });
   try {
+    for (const each of ['lower', 'upper', 'work', 'merged', 'upper2', 'work2', 'merged2'])
+      mkdirSync(join(dir, each), { recursive: true, mode: 0o700 });
     writeLayer(dir);
     const failures: string[] = [];
     for (const backing of backings) {
       try {
         return { backing, nests: tryBacking(dir, backing) };
       } catch (error) {
+        if (isDiskFull(error)) throw error;
         failures.push(`${backing.kind}${backing.direct ? ' direct' : ''}: ${messageOf(error)}`);
       } finally {
         for (const each of ['merged2', 'merged', 'lower']) detachIndex(join(dir, each));
@@ -95,7 +96,8 @@ function tryBacking(dir: string, backing: Backing): boolean {
   try {
     overlay('merged', '2');
     return true;
-  } catch {
+  } catch (error) {
+    if (isDiskFull(error)) throw error;
     return false;
   }
 }

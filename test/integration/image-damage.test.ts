@@ -231,3 +231,40 @@ for (const snapshotter of ['overlay', 'erofs'] as const)
       expect(registry.blobsAsked).to.deep.equal([]);
     });
   });
+
+describe('images whose compressed blobs are discarded (F4)', function () {
+  this.timeout(60_000);
+  for (const snapshotter of ['overlay', 'erofs'] as const)
+    it(`${snapshotter}: a pull of what is there fetches nothing; after a cut of the power what is empty is found and fetched`, async () => {
+      const layers = [await layerOf([{ path: '/x', data: randomBytes(FILE_BYTES) }]), await layerOf([{ path: '/y', data: 'y' }])];
+      const image = imageOf({ layers });
+      await using registry = await serveImages(new Map([['x:1', image]]));
+      const bed = await Bed.make({ subnet: 39, snapshotter, config: 'image.compressed_blobs = "discard"\n' });
+      try {
+        const { root } = bed.gantry;
+        const ref = { image: { image: `${registry.host}/x:1` } };
+        const isBlobThere = (digest: string): boolean => existsSync(join(root, 'content/blobs/sha256', digest.slice('sha256:'.length)));
+        await bed.cri.image('pullImage', ref);
+        await eventually('its blobs are gone', () => !layers.some(({ digest }) => isBlobThere(digest)));
+        expect(isBlobThere(image.imageId)).to.equal(true);
+        registry.blobsAsked.length = 0;
+        await bed.cri.image('pullImage', ref);
+        expect(registry.blobsAsked).to.deep.equal([]);
+
+        await bed.gantry.kill();
+        expect(readFileSync(join(root, 'running'), 'utf8')).to.equal(readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim());
+        writeFileSync(join(root, 'running'), 'another boot');
+        truncateSync(join(root, 'content/blobs/sha256', image.imageId.slice('sha256:'.length)), 0);
+        await bed.gantry.start();
+        await eventually('it is out of sight', async () => (await bed.cri.image('imageStatus', ref)).image === null);
+        await bed.cri.image('pullImage', ref);
+        expect(registry.blobsAsked).to.deep.equal([image.imageId]);
+        expect((await bed.cri.image('imageStatus', ref)).image).to.not.equal(null);
+        await bed.gantry.stop();
+        expect(existsSync(join(root, 'running'))).to.equal(false);
+        await bed.gantry.start();
+      } finally {
+        await bed.end();
+      }
+    });
+});

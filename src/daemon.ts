@@ -72,11 +72,12 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
     log,
   });
   const content = await createLocalContent(join(config.root, 'content'));
-  const mark = new CutMark(join(config.root, 'running'));
-  const { wasCut, error: unmarked } = await mark.set(bootId);
-  if (unmarked !== undefined) log.warn({ err: messageOf(unmarked) }, 'a cut of the power could not be noticed');
+  const mark = new CutMark(join(config.root, 'running'), bootId);
   stack.defer(() => mark.clear());
-  const images = await createImages({ config, content, snapshotter, log, wasCut });
+  const verified = (): Promise<void> =>
+    // A disk too full for it is no reason not to start (R11).
+    mark.set().catch((error: unknown) => log.warn({ err: messageOf(error) }, 'a cut of the power would not be noticed'));
+  const images = await createImages({ config, content, snapshotter, log, wasCut: await mark.wasCut(), verified });
   stack.defer(() => images.close());
   const network = await createNetwork({ config: config.cni, stateDir: config.state, log });
   stack.defer(() => network.close());

@@ -22,8 +22,8 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
   const blobs = join(root, 'blobs', 'sha256');
   const ingests = join(root, 'ingest');
   await mkdir(blobs, { recursive: true, mode: 0o700 });
-  await rm(ingests, { recursive: true, force: true });
   await mkdir(ingests, { recursive: true, mode: 0o700 });
+  for (const name of await readdir(ingests)) await rm(join(ingests, name), { recursive: true, force: true });
   const threads = new BlobThreads();
   const pathOf = (digest: Digest): string => join(blobs, hexOf(digest));
 

@@ -29,15 +29,17 @@ const GC_TIMEOUT_MS = 600_000;
 /** What is left of a damaged image is kept for who pulls it again. */
 const BROKEN_KEPT_MS = 24 * 3_600_000;
 
-/** The image room, put together: store, pulls, garbage collection, search for damage. `wasCut`: the machine went down under an earlier daemon. */
+/** The image room, put together: store, pulls, garbage collection, search for damage. `wasCut`: the machine went down under an earlier daemon;
+ * `verified`: told when that was looked into, as far as it is wanted. */
 export async function createImages(options: {
   config: Config;
   content: ContentStore;
   snapshotter: Snapshotter;
   log: Logger;
   wasCut: boolean;
+  verified: () => Promise<void>;
 }): Promise<Images & { close(): Promise<void> }> {
-  const { config, content, snapshotter, log, wasCut } = options;
+  const { config, content, snapshotter, log, wasCut, verified } = options;
   const store = new ImageStore(join(config.root, 'images'), [config.image.pauseImage, ...config.image.pinned]);
   await store.load(log);
   const tasks = new TaskSet(log);
@@ -79,10 +81,13 @@ export async function createImages(options: {
       await verifyImages(op, deps, depth).catch((error: unknown) => {
         if (!closing.signal.aborted) throw error;
       });
-      log.info({ depth, totalMs: Date.now() - startedAtMs, isWhole: !closing.signal.aborted }, 'images are verified');
+      if (closing.signal.aborted) return;
+      log.info({ depth, totalMs: Date.now() - startedAtMs }, 'images are verified');
+      await verified();
     });
   if (config.image.verify === 'full') verify('full');
   else if (config.image.verify === 'quick' && wasCut) verify('quick');
+  else await verified();
 
   const pullOnce = async (op: Op, request: PullRequest): Promise<Digest> => {
     try {

@@ -2,31 +2,34 @@ import { readFile, rm } from 'node:fs/promises';
 import { errnoOf } from '../base/errors.ts';
 import { writeFileAtomic } from './atomic-file.ts';
 
-/** `path` names the boot in which it was written and is removed at a clean end: one of another boot says that the machine went down in between. */
+/** `path` names the boot in which it was set and is gone after a clean end: one of another boot says that the machine went down in between. */
 export class CutMark {
   readonly #path: string;
+  readonly #bootId: string;
+  #isPending = false;
 
-  constructor(path: string) {
+  constructor(path: string, bootId: string) {
     this.#path = path;
+    this.#bootId = bootId;
   }
 
-  /** Returns whether that happened. A disk too full for the mark is no reason not to start (R11): the error is returned. */
-  async set(bootId: string): Promise<{ wasCut: boolean; error?: unknown }> {
-    let wasCut = false;
+  /** It stays so, for the next start as well, until `set`. */
+  async wasCut(): Promise<boolean> {
     try {
-      wasCut = (await readFile(this.#path, 'utf8')) !== bootId;
+      this.#isPending = (await readFile(this.#path, 'utf8')) !== this.#bootId;
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') return { wasCut, error };
+      if (errnoOf(error) !== 'ENOENT') throw error;
     }
-    try {
-      await writeFileAtomic(this.#path, bootId, { sync: true });
-      return { wasCut };
-    } catch (error) {
-      return { wasCut, error };
-    }
+    return this.#isPending;
+  }
+
+  /** Nothing is left to be done about the cut. */
+  async set(): Promise<void> {
+    await writeFileAtomic(this.#path, this.#bootId, { sync: true });
+    this.#isPending = false;
   }
 
   async clear(): Promise<void> {
-    await rm(this.#path, { force: true });
+    if (!this.#isPending) await rm(this.#path, { force: true });
   }
 }

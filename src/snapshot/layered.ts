@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { chmod, chown, mkdir, rename, rm, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
@@ -47,9 +47,8 @@ export async function createLayeredSnapshotter(
   if (/[,:\\\s]/.test(root)) throw invalidArgument('root', `${JSON.stringify(root)} has a character that mount options can't hold`);
   for (const dir of ['layers', 'active', 'tmp', 'trash']) await mkdir(join(root, dir), { recursive: true, mode: 0o700 });
   const trash = new Trash(join(root, 'trash'), log);
-  // What was unfinished goes the way of what is deleted, and the start waits for neither.
-  await trash.discard(join(root, 'tmp'));
-  await mkdir(join(root, 'tmp'), { recursive: true, mode: 0o700 });
+  // What was unfinished goes the way of what is deleted, and the start waits for neither. The directory stays: on a full disk there is no other (R11).
+  for (const name of await readdir(join(root, 'tmp'))) await trash.discard(join(root, 'tmp', name));
   await trash.empty();
   const store = await openStore({ root, log, trash });
   const overlays = await remembered(join(root, 'overlay.probed.json'), async () => ({

@@ -1,4 +1,4 @@
-import { closeSync } from 'node:fs';
+import { closeSync, statfsSync } from 'node:fs';
 import type { Digest } from '../base/digest.ts';
 import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
@@ -75,7 +75,7 @@ async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools):
     const { exitCode } = await child.exited;
     throwIfOver(op);
     if ('error' in reply && reply.tarIsGone !== true) throw new ClassifiedError(reply.kind, reply.error);
-    if (exitCode !== 0) throw extractError(await stderr.text());
+    if (exitCode !== 0) throw extractError(await stderr.text(), fsDir);
     if ('error' in reply) throw new ClassifiedError('internal', reply.error);
     if (reply.diffId !== layer.diffId)
       throw new ClassifiedError('dataLoss', `unpack layer ${layer.diffId}: its content is ${reply.diffId}`);
@@ -87,7 +87,15 @@ async function extract(op: Op, layer: LayerSource, fsDir: string, tools: Tools):
   }
 }
 
-function extractError(words: string): ClassifiedError {
-  const full = /No space left|Disk quota exceeded/i.test(words);
+/** A directory that can't be made for want of space is told as one that is missing. */
+function extractError(words: string, fsDir: string): ClassifiedError {
+  const full = /No space left|Disk quota exceeded/i.test(words) || isAlmostFull(fsDir);
   return new ClassifiedError(full ? 'resourceExhausted' : 'failedPrecondition', `unpack layer: ${words}`);
+}
+
+const FULL_BYTES = 64 << 10;
+
+function isAlmostFull(dir: string): boolean {
+  const { bavail, bsize, files, ffree } = statfsSync(dir);
+  return bavail * bsize < FULL_BYTES || (files > 0 && ffree === 0);
 }

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { allDone } from '../base/all-done.ts';
@@ -89,7 +89,7 @@ async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, co
   record = { ...record, user: userOf(paths.rootfs, config, image.config) };
   checkMapped(record.user, idmap);
   const spec = buildSpec(await specInput(deps, op, { record, sandbox, image, mounts, cdi, selinux }));
-  await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+  writeFileSync(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   if (record.logPath !== '') await prepareLog(sandbox.config.logDirectory, config.logPath);
 
   op.span.stage('runtime create');

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Op } from '../base/op.ts';
 import type { ProcessStreams } from '../runtime/runtime.ts';
@@ -18,7 +18,7 @@ export async function execSync(
   request: { command: readonly string[]; timeoutMs: number | undefined },
 ): Promise<{ exitCode: number; stdout: Buffer; stderr: Buffer }> {
   const record = runningContainer(deps, id, 'exec in');
-  const process = await processFor(deps, record, { command: request.command, tty: false });
+  const process = processFor(deps, record, { command: request.command, tty: false });
   op.span.stage('runtime exec');
   const result = await deps.handler(record.runtimeHandler).execSync(op, record.id, {
     process: { ...process },
@@ -39,16 +39,12 @@ export async function exec(
   const { tty, streams } = request;
   // Who may log in by exec is kubelet's business; that somebody did is the operator's. Arguments may be secrets.
   op.log.info({ container: record.id, program: request.command[0], tty }, 'exec');
-  const process = await processFor(deps, record, request);
+  const process = processFor(deps, record, request);
   return deps.handler(record.runtimeHandler).exec(op, record.id, { process: { ...process }, tty, streams });
 }
 
-async function processFor(
-  deps: ContainerDeps,
-  record: ContainerRecord,
-  request: { command: readonly string[]; tty: boolean },
-): Promise<OciProcess> {
+function processFor(deps: ContainerDeps, record: ContainerRecord, request: { command: readonly string[]; tty: boolean }): OciProcess {
   const file = join(containerPaths(deps.stateDir, record.id).bundle, 'config.json');
-  const spec = JSON.parse(await readFile(file, 'utf8')) as OciSpec;
+  const spec = JSON.parse(readFileSync(file, 'utf8')) as OciSpec;
   return buildExecProcess({ spec, command: request.command, tty: request.tty });
 }

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, wrap } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
@@ -46,7 +46,7 @@ export function createPauseProcess(deps: ContainerDeps, pauseImage: string): Pau
         selinux: sandbox.selinux,
         daemon: deps.facts,
       });
-      await writeFile(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+      writeFileSync(join(paths.bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
       const io = { logPath: undefined, tty: false, stdin: false, stdinOnce: false };
       const created = await runtime.create(op, { id: sandbox.id, bundle: paths.bundle, io, cgroupParent: sandbox.cgroupParent });
       await runtime.start(op, sandbox.id);

@@ -1,5 +1,4 @@
-import { rmSync, statfsSync } from 'node:fs';
-import { chmod, mkdir } from 'node:fs/promises';
+import { chmodSync, mkdirSync, rmSync, statfsSync } from 'node:fs';
 import type { Op } from '../base/op.ts';
 import type { Digest } from '../base/digest.ts';
 import { ClassifiedError, errnoOf } from '../base/errors.ts';
@@ -18,9 +17,9 @@ export async function mountRootfs(
   paths: ContainerPaths,
   source: { key: string; topLayer: Digest | undefined; idmap: RootfsIdmap | undefined; mountLabel: string | undefined },
 ): Promise<void> {
-  await mkdir(paths.rootfs, { recursive: true, mode: 0o700 });
+  mkdirSync(paths.rootfs, { recursive: true, mode: 0o700 });
   // A process with another uid has to pass through on its way to the rootfs; only the bundle's content is private.
-  await chmod(paths.bundle, 0o711);
+  chmodSync(paths.bundle, 0o711);
   mountSnapshot(await snapshotter.prepare(op, source.key, source.topLayer, source.idmap), {
     target: paths.rootfs,
     layers: paths.layers,

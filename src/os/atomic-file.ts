@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
+import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /** Names of this process that no other has, nor one that was killed over them. */
@@ -14,13 +15,7 @@ export async function writeFileAtomic(
 ): Promise<void> {
   const temporary = `${path}.${OWN}-${serial++}.tmp`;
   try {
-    const file = await open(temporary, 'wx', options.mode ?? 0o600);
-    try {
-      await file.writeFile(data);
-      if (options.sync === true) await file.datasync();
-    } finally {
-      await file.close();
-    }
+    await writeFile(temporary, data, { flag: 'wx', mode: options.mode ?? 0o600, flush: options.sync === true });
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
@@ -31,6 +26,18 @@ export async function writeFileAtomic(
 
 export async function writeJson(path: string, value: unknown, options: { sync?: boolean } = {}): Promise<void> {
   await writeFileAtomic(path, JSON.stringify(value), options);
+}
+
+/** On a tmpfs, where the way to libuv's pool and back takes longer than the writing. */
+export function writeJsonSync(path: string, value: unknown): void {
+  const temporary = `${path}.${OWN}-${serial++}.tmp`;
+  try {
+    writeFileSync(temporary, JSON.stringify(value), { flag: 'wx', mode: 0o600 });
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
 }
 
 export async function readJson(path: string): Promise<unknown> {

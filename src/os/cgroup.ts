@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClassifiedError, errnoOf } from '../base/errors.ts';
@@ -113,20 +113,23 @@ export async function joinCgroup(path: string, pid: number): Promise<void> {
 
 /** Pids of the cgroup itself and of all below it; those of a pid namespace that we can't see are left out. */
 export async function procsIn(path: string): Promise<number[]> {
-  const dirs = await treeOf(directoryOf(hierarchies(), path, LEADING));
+  const dirs = treeOf(directoryOf(hierarchies(), path, LEADING));
   const lists = await Promise.all(dirs.map((dir) => readIfThere(join(dir, 'cgroup.procs'))));
   return lists.flatMap((text) => text.split('\n').map(Number)).filter((pid) => pid > 0);
 }
 
-/** A directory and those below it, parents first; empty when missing. */
-async function treeOf(root: string): Promise<string[]> {
+/** A directory and those below it, parents first; empty when missing. The kernel has them in memory. */
+function treeOf(root: string): string[] {
   const dirs: string[] = [];
   for (const queue = [root]; queue.length > 0;) {
     const dir = queue.pop() ?? '';
-    const entries = await readdir(dir, { withFileTypes: true }).catch(() => undefined);
-    if (entries === undefined) continue;
-    dirs.push(dir);
-    queue.push(...entries.filter((entry) => entry.isDirectory()).map((entry) => join(dir, entry.name)));
+    try {
+      const entries = readdirSync(dir, { withFileTypes: true });
+      queue.push(...entries.filter((entry) => entry.isDirectory()).map((entry) => join(dir, entry.name)));
+      dirs.push(dir);
+    } catch {
+      continue;
+    }
   }
   return dirs;
 }
@@ -190,10 +193,16 @@ export async function removeCgroup(path: string): Promise<void> {
 }
 
 async function removeTree(root: string): Promise<void> {
+  // Few have others below them.
+  const isGone = await removeDirectory(root).then(
+    () => true,
+    () => false,
+  );
+  if (isGone) return;
   const untilMs = Date.now() + REMOVE_TIMEOUT_MS;
   for (let waitMs = 1; ; waitMs = Math.min(waitMs * 2, 20)) {
     try {
-      for (const dir of (await treeOf(root)).reverse()) await removeDirectory(dir);
+      for (const dir of treeOf(root).reverse()) await removeDirectory(dir);
       return;
     } catch (error) {
       if (errnoOf(error) !== 'EBUSY' || Date.now() > untilMs) throw error;

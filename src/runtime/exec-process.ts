@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { rmSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ClassifiedError, messageOf } from '../base/errors.ts';
@@ -73,13 +72,13 @@ export class ExecProcess implements AsyncDisposable {
   static async prepare(op: Op, context: ExecContext): Promise<ExecProcess> {
     const name = `gantry-exec-${randomBytes(8).toString('hex')}`;
     const dir = join(context.dir, name);
-    await mkdir(dir, { mode: 0o700 });
+    mkdirSync(dir, { mode: 0o700 });
     try {
       const grouped = context.cgroupPath !== undefined && !context.killInside;
       const group = grouped ? await openExecGroup(context.cgroupPath, name, context.subCgroups) : undefined;
       return new ExecProcess(op, context, dir, group);
     } catch (error) {
-      await rm(dir, { recursive: true, force: true });
+      rmSync(dir, { recursive: true, force: true });
       throw error;
     }
   }
@@ -93,7 +92,7 @@ export class ExecProcess implements AsyncDisposable {
     // runsc sends a terminal only when it detaches; what it leaves is a process of its own that ends as the sandbox's does.
     this.#detaches = this.#context.detaches || terminal;
     const process = { ...spec, terminal, env: [...env, ...(this.#group?.env ?? [])] };
-    await writeFile(processFile, JSON.stringify(process), { mode: 0o600 });
+    writeFileSync(processFile, JSON.stringify(process), { mode: 0o600 });
     const [program = '', ...globals] = runtime;
     this.#startedAtNs = nowNs();
     this.#child = spawn({
@@ -123,14 +122,14 @@ export class ExecProcess implements AsyncDisposable {
       return await (this.#exited ?? Promise.reject(new Error('not started')));
     } catch (error) {
       if (!(error instanceof NotStarted)) throw error;
-      const said = runtimeWords((await readIfThere(join(this.#dir, 'log'))) ?? '') || runtimeWords(stderr());
+      const said = runtimeWords(readIfThere(join(this.#dir, 'log')) ?? '') || runtimeWords(stderr());
       throw new ClassifiedError('failedPrecondition', said || `${this.#context.runtimeName} ended with ${error.exitCode}`);
     }
   }
 
   async #ended(child: Child): Promise<ExitStatus> {
     const status = await child.exited;
-    const pid = await readPid(join(this.#dir, 'pid'));
+    const pid = readPid(join(this.#dir, 'pid'));
     if (pid === undefined || (this.#detaches && status.exitCode !== 0)) throw new NotStarted(status.exitCode);
     if (!this.#detaches) return status;
     const adopted = adoptedExit(pid, this.#startedAtNs);

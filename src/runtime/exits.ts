@@ -32,7 +32,7 @@ export interface ExitContext {
 const signalOf = (exitCode: number): number => (exitCode > 128 && exitCode <= 128 + 64 ? exitCode - 128 : 0);
 
 export async function readExitFile(files: ContainerFiles): Promise<ExitStatus | undefined> {
-  const text = await readIfThere(files.exit);
+  const text = readIfThere(files.exit);
   if (text === undefined) return undefined;
   const exitCode = Number.parseInt(text, 10);
   const { mtimeNs } = await stat(files.exit, { bigint: true });
@@ -55,9 +55,9 @@ async function pollExitFile(context: ExitContext, timeoutMs: number): Promise<Ex
 /** Counter and exit code decide; conmon's file, which also marks an OOM of a child alone, only when there is no counter (R23). */
 async function wasOomKilled(context: ExitContext, exitCode: number, kills: number | undefined): Promise<boolean> {
   if (exitCode !== KILLED) return false;
-  const baseline = Number((await readIfThere(context.files.oomBaseline)) ?? 0);
+  const baseline = Number(readIfThere(context.files.oomBaseline) ?? 0);
   if (kills !== undefined) return kills > baseline;
-  return (await readIfThere(context.files.oom)) !== undefined && baseline === 0;
+  return readIfThere(context.files.oom) !== undefined && baseline === 0;
 }
 
 /** A container without a monitor loses its log and its stdio: it is ended at once, and never shown as running for nothing (R21). */
@@ -91,7 +91,7 @@ export async function awaitExit(context: ExitContext): Promise<RuntimeExit> {
   if (!status && zombie) status = { ...zombie, exitedAtNs };
   status ??= collected;
   if (!status) {
-    const killedByUs = (await readIfThere(files.oomBaseline)) !== undefined || first === 'monitor';
+    const killedByUs = readIfThere(files.oomBaseline) !== undefined || first === 'monitor';
     status = { exitCode: killedByUs ? KILLED : UNKNOWN_EXIT, signal: killedByUs ? SIGKILL : 0, exitedAtNs };
     log.warn({ container: id, exitCode: status.exitCode }, 'exit code is lost');
   }

@@ -81,7 +81,7 @@ async function failureWords(files: ContainerFiles, message: string): Promise<str
   const said = runtimeWords(message);
   if (said !== '') return said;
   for (const path of [files.runtimeLog, files.monitorLog]) {
-    const words = runtimeWords((await readIfThere(path)) ?? '');
+    const words = runtimeWords(readIfThere(path) ?? '');
     if (words !== '') return words;
   }
   return 'the monitor ended without a word';
@@ -153,7 +153,7 @@ export async function startMonitor(
 }
 
 async function monitorRef(files: ContainerFiles): Promise<ProcessRef | undefined> {
-  const pid = await readPid(files.monitorPid);
+  const pid = readPid(files.monitorPid);
   return pid === undefined ? undefined : processRef(pid);
 }
 

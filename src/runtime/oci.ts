@@ -137,11 +137,11 @@ class ConmonRuntime implements OciRuntime {
     const config: unknown = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
     const state = { version: 1, bundle, logPath: io.logPath, tty: io.tty, cgroupPath: cgroupPathOf(config), created: undefined } as const;
     const { hostProcesses } = await this.#cli.traits(op);
-    const files = await this.#state.add(id, state);
+    const files = this.#state.add(id, state);
     await using rollback = new Rollback(op);
     rollback.add(`delete container ${id}`, (undo) => this.#dismantle(undo, id));
     const created = await startMonitor(op, { ...this.#monitor, ownConsoleDir: hostProcesses }, files, request);
-    await this.#state.write(id, { ...state, cgroupPath: this.#cgroupOf(created) ?? state.cgroupPath, created });
+    this.#state.write(id, { ...state, cgroupPath: this.#cgroupOf(created) ?? state.cgroupPath, created });
     rollback.commit();
     return created;
   }
@@ -170,7 +170,7 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async kill(op: Op, id: string, signal: number, all: boolean): Promise<void> {
-    const state = await this.#state.read(id);
+    const state = this.#state.read(id);
     if (!state?.created) return;
     if (signal === SIGKILL) await this.#noteKill(id, state);
     const traits = await this.#cli.traits(op);
@@ -205,7 +205,7 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async waitExit(id: string, created: CreatedContainer): Promise<RuntimeExit> {
-    const state = await this.#state.read(id);
+    const state = this.#state.read(id);
     return awaitExit({
       id,
       created,
@@ -325,7 +325,7 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async #needed(id: string): Promise<ContainerState> {
-    const state = await this.#state.read(id);
+    const state = this.#state.read(id);
     if (!state) throw notFound('container', id);
     return state;
   }

@@ -21,7 +21,7 @@ export function parseProcessTable(text: string): Map<number, number> {
  * What was orphaned there is init's child and is not found.
  */
 export async function killSandboxed(op: Op, runtime: readonly string[], id: string, pidFile: string): Promise<void> {
-  const root = await readPid(pidFile);
+  const root = readPid(pidFile);
   if (root === undefined) return;
   const send = (pid: number, signal: string) => run(op, { argv: [...runtime, 'kill', '--pid', String(pid), id, signal] });
   const stopped = new Set<number>();

@@ -1,9 +1,8 @@
-import { mkdirSync, rmSync } from 'node:fs';
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { digestOf, hexOf } from '../base/digest.ts';
 import { ClassifiedError, errnoOf } from '../base/errors.ts';
-import { readJson, writeJson } from '../os/atomic-file.ts';
+import { writeJsonSync } from '../os/atomic-file.ts';
 import type { ProcessRef } from '../os/process.ts';
 
 /** What a driver remembers of a container; `created` is missing until `create` has succeeded. */
@@ -38,7 +37,10 @@ function isMissing(error: unknown): boolean {
   return errnoOf(error) === 'ENOENT';
 }
 
-/** The directory of one handler's driver: `root` (the runtime's own), `c/<id>` and `s` (sockets). Survives the daemon, not a reboot. */
+/**
+ * The directory of one handler's driver: `root` (the runtime's own), `c/<id>` and `s` (sockets). Survives the daemon, not a reboot: small files of a tmpfs, for
+ * which the way to libuv's pool and back would take ten times as long.
+ */
 export class StateDir {
   readonly root: string;
   readonly sockets: string;
@@ -70,28 +72,28 @@ export class StateDir {
   }
 
   /** Claims the id; alreadyExists when there is state of it. */
-  async add(id: string, state: ContainerState): Promise<ContainerFiles> {
+  add(id: string, state: ContainerState): ContainerFiles {
     const files = this.files(id);
     try {
-      await mkdir(files.dir, { mode: 0o700 });
+      mkdirSync(files.dir, { mode: 0o700 });
     } catch (error) {
       if (errnoOf(error) === 'EEXIST') throw new ClassifiedError('alreadyExists', `container ${id} exists`, { cause: error });
       throw error;
     }
-    await writeJson(files.state, state, { sync: false });
-    await mkdir(files.consoleDir, { recursive: true, mode: 0o700 });
+    writeJsonSync(files.state, state);
+    mkdirSync(files.consoleDir, { recursive: true, mode: 0o700 });
     return files;
   }
 
-  async write(id: string, state: ContainerState): Promise<void> {
-    await writeJson(this.files(id).state, state, { sync: false });
+  write(id: string, state: ContainerState): void {
+    writeJsonSync(this.files(id).state, state);
   }
 
   /** undefined when there is none, or none that can be read: what is left of it is found by other means. */
-  async read(id: string): Promise<ContainerState | undefined> {
+  read(id: string): ContainerState | undefined {
     let value: unknown;
     try {
-      value = await readJson(this.files(id).state);
+      value = JSON.parse(readFileSync(this.files(id).state, 'utf8'));
     } catch {
       return undefined;
     }
@@ -99,7 +101,6 @@ export class StateDir {
     return state?.version === 1 && typeof state.bundle === 'string' ? (state as ContainerState) : undefined;
   }
 
-  /** A dozen small files of a tmpfs: handing each to a thread and back costs ten times what it takes. */
   remove(id: string): void {
     const files = this.files(id);
     rmSync(files.socketLink, { force: true });
@@ -107,22 +108,22 @@ export class StateDir {
     rmSync(files.dir, { recursive: true, force: true });
   }
 
-  async ids(): Promise<string[]> {
-    return readdir(this.#containers);
+  ids(): string[] {
+    return readdirSync(this.#containers);
   }
 }
 
 /** A small file of ours as text, undefined when it is missing. */
-export async function readIfThere(path: string): Promise<string | undefined> {
+export function readIfThere(path: string): string | undefined {
   try {
-    return await readFile(path, 'utf8');
+    return readFileSync(path, 'utf8');
   } catch (error) {
     if (isMissing(error)) return undefined;
     throw error;
   }
 }
 
-export async function readPid(path: string): Promise<number | undefined> {
-  const pid = Number.parseInt((await readIfThere(path)) ?? '', 10);
+export function readPid(path: string): number | undefined {
+  const pid = Number.parseInt(readIfThere(path) ?? '', 10);
   return Number.isInteger(pid) && pid > 0 ? pid : undefined;
 }

@@ -107,7 +107,7 @@ export async function dismantle(op: Op, target: TeardownTarget): Promise<void> {
   const { id, stateDir } = target;
   // Its directory comes first and goes last: without one there is nothing, or what the runtime alone remembers.
   if (!existsSync(stateDir.files(id).dir)) return await deleteFromRuntime(op, target);
-  const state = await stateDir.read(id);
+  const state = stateDir.read(id);
   const created = state?.created;
   if (!created) await endHalfCreated(op, target);
   const cgroup = state?.cgroupPath;

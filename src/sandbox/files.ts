@@ -1,5 +1,5 @@
-import { rmSync } from 'node:fs';
-import { chown, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chown, mkdir, readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { mount, umount } from '../os/mount.ts';
 import { contextOption, labelFile } from '../os/selinux.ts';
@@ -12,16 +12,16 @@ const SHM_SIZE_BYTES = 64 * 1024 * 1024;
 
 /** The pod's directory with resolv.conf, hostname and /dev/shm, which belong to the pod's root; `removePodFiles` is its undo. */
 export async function createPodFiles(record: PodSandboxRecord, paths: PodPaths): Promise<void> {
-  await mkdir(paths.dir, { recursive: true, mode: 0o711 });
-  await writeFile(paths.resolvConf, await resolvConf(record), { mode: 0o644 });
-  await writeFile(paths.hostname, `${podHostname(record) || hostname()}\n`, { mode: 0o644 });
+  mkdirSync(paths.dir, { recursive: true, mode: 0o711 });
+  writeFileSync(paths.resolvConf, await resolvConf(record), { mode: 0o644 });
+  writeFileSync(paths.hostname, `${podHostname(record) || hostname()}\n`, { mode: 0o644 });
   const mappings = userMappings(record.config);
   const [uid = 0, gid = 0] = [mappings && hostIdOf(mappings.uids, 0), mappings && hostIdOf(mappings.gids, 0)];
   if (mappings) for (const file of [paths.resolvConf, paths.hostname]) await chown(file, uid, gid);
   const { selinux } = record;
   if (selinux) for (const file of [paths.resolvConf, paths.hostname]) labelFile(file, selinux.mount);
   if (namespaceMode(record.config, 'ipc') !== 'NODE') {
-    await mkdir(paths.shm, { mode: 0o1777 });
+    mkdirSync(paths.shm, { mode: 0o1777 });
     mount({
       source: 'shm',
       target: paths.shm,

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { chmod, chown, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
@@ -268,14 +268,16 @@ class LayeredSnapshotter implements Snapshotter {
     try {
       for (const layer of layers) this.#parts.store.mount(layer);
       const upper = join(temporary, 'upper');
+      // Its whole directory comes by one rename: the record needs none of its own.
       await mkdir(upper, { recursive: true, mode: 0o700 });
+      await writeFile(join(temporary, ACTIVE_RECORD), JSON.stringify(active), { mode: 0o600 });
       if (!active.readOnly) await mkdir(join(temporary, 'work'), { mode: 0o700 });
       // The merged root looks like the topmost directory, which is ours.
       const top = layers[0] && (await stat(join(this.#layersDir, layers[0].name, 'fs')));
       const [uid, gid] = [top?.uid ?? 0, top?.gid ?? 0];
-      await chown(upper, idmap ? (idmap.uid(uid) ?? NOBODY) : uid, idmap ? (idmap.gid(gid) ?? NOBODY) : gid);
+      const owner = idmap ? { uid: idmap.uid(uid) ?? NOBODY, gid: idmap.gid(gid) ?? NOBODY } : { uid, gid };
+      if (owner.uid !== 0 || owner.gid !== 0) await chown(upper, owner.uid, owner.gid);
       await chmod(upper, (top?.mode ?? 0o755) & 0o7777);
-      await writeJson(join(temporary, ACTIVE_RECORD), active);
       await rename(temporary, join(root, 'active', active.key));
     } catch (error) {
       this.#active.delete(active.key);

@@ -75,7 +75,7 @@ export const SETTINGS: readonly Setting[] = [
   {
     key: 'image.snapshotter',
     type: 'string',
-    default: 'overlay',
+    default: 'auto',
     oneOf: ['overlay', 'erofs', 'auto'],
     flag: 'snapshotter',
     description: 'how layers are kept: unpacked, or as tars that the kernel mounts by an index; auto takes erofs where it works',

@@ -59,7 +59,6 @@ export class Gantry {
   readonly bridge: string;
   readonly #flags: readonly string[];
   readonly #env: Readonly<Record<string, string>>;
-  readonly #snapshotter: string;
   #child: ChildProcess | undefined;
   #cri: Cri | undefined;
 
@@ -83,7 +82,6 @@ export class Gantry {
     this.#env = options.env ?? {};
     // Any suite runs with another snapshotter than the default.
     const snapshotter = options.snapshotter ?? process.env['GANTRY_TEST_SNAPSHOTTER'];
-    this.#snapshotter = snapshotter ?? 'overlay';
     this.#flags = [
       ...(options.config === undefined ? [] : ['--config', join(this.dir, 'config.toml')]),
       ...['--root', this.root, '--state', this.state, '--socket', this.socket],
@@ -96,7 +94,8 @@ export class Gantry {
 
   /** Where the snapshotter in use keeps what it has. */
   get snapshots(): string {
-    return join(this.root, 'snapshots', this.#snapshotter);
+    const [erofs, overlay] = [join(this.root, 'snapshots/erofs'), join(this.root, 'snapshots/overlay')];
+    return existsSync(erofs) ? erofs : overlay;
   }
 
   get cri(): Cri {

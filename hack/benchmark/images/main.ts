@@ -29,7 +29,7 @@ rows: ${names.join(' ')}
 const { values } = parseArgs({
   options: {
     peer: { type: 'string', default: 'containerd' },
-    snapshotter: { type: 'string', default: 'overlay' },
+    snapshotter: { type: 'string', default: 'auto' },
     rounds: { type: 'string', default: '3' },
     only: { type: 'string', multiple: true, default: names },
     json: { type: 'string' },

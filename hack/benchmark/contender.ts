@@ -26,14 +26,14 @@ export interface Contender {
 export const PAUSE_IMAGE = 'images.test/pause:1';
 const START_TIMEOUT_MS = 30_000;
 
-/** Its directories are made in `parent`. */
+/** Its directories are made in `parent`. `subnet`: 2 is the peer's. */
 export async function startGantry(
   mirrors: Readonly<Record<string, string>>,
   flags: readonly string[],
-  parent = tmpdir(),
+  { parent = tmpdir(), subnet = 1 }: { parent?: string; subnet?: number } = {},
 ): Promise<Contender> {
   const dir = mkdtempSync(join(parent, 'gantry-'));
-  const gantry = new Gantry({ dir, subnet: 1, mirrors, flags: ['--pause-image', PAUSE_IMAGE, '--log-level', 'info', ...flags] });
+  const gantry = new Gantry({ dir, subnet, mirrors, flags: ['--pause-image', PAUSE_IMAGE, '--log-level', 'info', ...flags] });
   await gantry.start();
   const { runtimeVersion } = await gantry.cri.runtime('version', {});
   return {

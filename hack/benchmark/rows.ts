@@ -8,6 +8,8 @@ import { podDown, podsDown, podsUp, podUp, timed } from './workload.ts';
 
 export interface Bench {
   readonly contenders: readonly Contender[];
+  /** Gantry without warm sandboxes; it runs for its own row only. */
+  plainGantry(): Promise<Contender>;
   readonly floor: RawPods;
   readonly rounds: number;
   wanted(row: string): boolean;
@@ -29,10 +31,13 @@ async function inTurns({ contenders, rounds }: Bench, turn: (who: Contender, rou
   }
 }
 
-const sequential = (name: string, options: PodOptions): RowPlan => ({
+const sequential = (name: string, options: PodOptions & { plain?: boolean }): RowPlan => ({
   name,
   unit: 'ms',
-  async measure(bench, samples) {
+  async measure(whole, samples) {
+    const plain = options.plain === true ? await whole.plainGantry() : undefined;
+    const bench =
+      plain === undefined ? whole : { ...whole, contenders: [plain, ...whole.contenders.filter(({ name: each }) => each !== plain.name)] };
     await inTurns(bench, async (who) => {
       // A peer has one runtime configured: its own default is what is compared with.
       const own = who.name === 'gantry' ? options : { ...options, handler: '' };
@@ -43,6 +48,7 @@ const sequential = (name: string, options: PodOptions): RowPlan => ({
       }
       if (options.hostNetwork !== true && options.handler === undefined) samples.add('floor', bench.floor.measure().up);
     });
+    await plain?.remove();
   },
 });
 
@@ -124,6 +130,7 @@ const calls = (name: string, count: number, call: (who: Contender, up: Up) => Pr
 
 export const ROWS: readonly RowPlan[] = [
   sequential('pod-up', {}),
+  sequential('pod-up-plain', { plain: true }),
   sequential('pod-up-hostnet', { hostNetwork: true }),
   sequential('pod-up-crun', { handler: 'crun' }),
   exec,

@@ -63,7 +63,7 @@ const contenders: Contender[] = [];
 stack.defer(async () => {
   for (const contender of contenders) await contender.remove();
 });
-contenders.push(await startGantry(mirrors, ['--snapshotter', snapshotter, '--metrics-port', String(metricsPort)], run));
+contenders.push(await startGantry(mirrors, ['--snapshotter', snapshotter, '--metrics-port', String(metricsPort)], { parent: run }));
 if (peer === 'containerd') contenders.push(await startContainerd(mirrors, run));
 for (const { name, version } of contenders) console.log(`${name} ${version}`);
 console.log(`gantry with ${snapshotter}, the floor with ${INFLATER}`);

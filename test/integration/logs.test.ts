@@ -8,7 +8,7 @@ import { Bed, eventually } from '../lib/bed.ts';
 import { size } from '../lib/size.ts';
 
 const BURST_MIB = size('BURST_MIB', 64, 64);
-const BURSTS = size('BURSTS', 1, 200);
+const BURSTS = size('BURSTS', 1, 1000);
 const ROTATED_MIB = size('ROTATED_MIB', 96, 3000);
 const ROTATE_EVERY_MS = 100;
 const MIB = 1024 * 1024;

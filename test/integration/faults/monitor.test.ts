@@ -13,7 +13,7 @@ import { failure, faultyRuntime, remains } from '../../lib/faults.ts';
 import { size } from '../../lib/size.ts';
 
 const MIB = 1024 * 1024;
-const OOM_ROUNDS = size('OOM_ROUNDS', 10, 1000);
+const OOM_ROUNDS = size('OOM_ROUNDS', 10, 10_000);
 const PATIENT = 'trap exit TERM; sleep 1000 & wait';
 const DEAF = 'trap "" TERM; while :; do sleep 1; done';
 

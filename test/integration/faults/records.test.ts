@@ -9,7 +9,7 @@ import { Bed, DEMO_IMAGE, eventually } from '../../lib/bed.ts';
 import { addresses, remains } from '../../lib/faults.ts';
 import { size } from '../../lib/size.ts';
 
-const KILLS = size('STOP_KILLS', 10, 100);
+const KILLS = size('STOP_KILLS', 10, 5000);
 const READY_MS = 5000;
 const PATIENT = 'trap exit TERM; sleep 1000 & wait';
 const BOOT_ID = '/proc/sys/kernel/random/boot_id';

@@ -30,6 +30,7 @@ import { updatePodSandboxResources } from '../sandbox/update.ts';
 import { podMetrics } from '../stats/pod-metrics.ts';
 import { inChunks, viewsOf } from './chunks.ts';
 import type { ServiceDeps } from './deps.ts';
+import { OfRecords } from './of-records.ts';
 import type { RuntimeRows } from './server.ts';
 import { serverStream } from './server-stream.ts';
 import { unary } from './unary.ts';
@@ -101,9 +102,9 @@ export function runtimeService({ sandboxes, containers, events, status, stats, s
         timestamp: String(nowNs()),
       };
     }),
-    ListPodSandbox: unary(validate.listPodSandbox, (_op, { filter }) => ({
-      items: listPodSandboxes(sandboxes, filter).map(podSandboxView),
-    })),
+    ListPodSandbox: unary(validate.listPodSandbox, (_op, { filter }) =>
+      OfRecords.from(listPodSandboxes(sandboxes, filter), (record) => ({ items: [podSandboxView(record)] })),
+    ),
     StreamPodSandboxes: serverStream(validate.streamPodSandboxes, (_op, { filter }) =>
       inChunks(listPodSandboxes(sandboxes, filter), podSandboxView, (podSandboxes) => ({ podSandboxes })),
     ),
@@ -128,15 +129,16 @@ export function runtimeService({ sandboxes, containers, events, status, stats, s
       await removeContainer(containers, op, containerId(request.containerId));
       return {};
     }),
-    ListContainers: unary(validate.listContainers, (_op, { filter }) => ({
-      containers: listContainers(containers, filter).map(containerView),
-    })),
+    ListContainers: unary(validate.listContainers, (_op, { filter }) =>
+      OfRecords.from(listContainers(containers, filter), (record) => ({ containers: [containerView(record)] })),
+    ),
     StreamContainers: serverStream(validate.streamContainers, (_op, { filter }) =>
       inChunks(listContainers(containers, filter), containerView, (part) => ({ containers: part })),
     ),
     ContainerStatus: unary(validate.containerId<ContainerStatusRequest__Output>, (_op, request) => {
       const record = findContainer(containers, request.containerId);
-      return { status: containerStatusView(record), info: request.verbose ? verboseContainer(record, containers.stateDir) : {} };
+      if (request.verbose) return { status: containerStatusView(record), info: verboseContainer(record, containers.stateDir) };
+      return OfRecords.from([record], (each) => ({ status: containerStatusView(each) }));
     }),
     UpdateContainerResources: unary(validate.updateContainerResources, async (op, request) => {
       await updateContainerResources(containers, op, request.containerId, request.linux);

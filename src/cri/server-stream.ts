@@ -11,12 +11,13 @@ export function serverStream<Request, Valid, Response>(
   validate: (request: Request) => Valid,
   work: (op: Op, request: Valid) => AsyncIterable<Response> | Iterable<Response>,
 ): Row<handleServerStreamingCall<Request, Response>> {
-  return (name: string, { log }: Edge) =>
-    (call: ServerWritableStream<Request, Response>) => {
+  return (name: string, { log }: Edge) => {
+    const rpcLog = log.child({ rpc: name });
+    return (call: ServerWritableStream<Request, Response>) => {
       const abort = new AbortController();
       call.on('cancelled', () => abort.abort());
       call.on('error', () => abort.abort());
-      const op = callOp(name, log, call, abort.signal);
+      const op = callOp(name, rpcLog, call, () => abort.signal);
       const pump = async (): Promise<void> => {
         for await (const message of work(op, validate(call.request))) {
           if (abort.signal.aborted) return;
@@ -33,6 +34,7 @@ export function serverStream<Request, Valid, Response>(
         },
       );
     };
+  };
 }
 
 /** Resolves when HTTP/2 has taken the message, or the call is over: then grpc-js doesn't call back. */

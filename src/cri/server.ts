@@ -12,6 +12,7 @@ import type { GantryHandlers } from '../gen/gantry/gantry/v1/Gantry.ts';
 import type { ImageServiceHandlers } from '../gen/cri/runtime/v1/ImageService.ts';
 import type { RuntimeServiceHandlers } from '../gen/cri/runtime/v1/RuntimeService.ts';
 import { boundDeadlines } from './long-deadlines.ts';
+import { answerEncoder } from './of-records.ts';
 import type { Edge, Row } from './unary.ts';
 import { unary } from './unary.ts';
 
@@ -56,9 +57,11 @@ export async function createCriServer(options: {
     'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
     'grpc.max_send_message_length': -1,
   });
-  server.addService(runtime.v1.RuntimeService.service, bind(runtime.v1.RuntimeService.service, options.runtime, edge));
-  server.addService(runtime.v1.ImageService.service, bind(runtime.v1.ImageService.service, options.image, edge));
-  server.addService(gantry.v1.Gantry.service, bind(gantry.v1.Gantry.service, options.gantry, edge));
+  const add = (service: ServiceDefinition, rows: RuntimeRows | ImageRows | GantryRows): void =>
+    server.addService(encodingAnswers(service), bind(service, rows, edge));
+  add(runtime.v1.RuntimeService.service, options.runtime);
+  add(runtime.v1.ImageService.service, options.image);
+  add(gantry.v1.Gantry.service, options.gantry);
   return {
     async listen(socketPath) {
       await mkdir(dirname(socketPath), { recursive: true, mode: 0o711 });
@@ -84,6 +87,11 @@ export async function createCriServer(options: {
     },
   };
 }
+
+const encodingAnswers = (service: ServiceDefinition): ServiceDefinition =>
+  Object.fromEntries(
+    Object.entries(service).map(([name, method]) => [name, { ...method, responseSerialize: answerEncoder(method.responseSerialize) }]),
+  );
 
 function bind(service: ServiceDefinition, rows: RuntimeRows | ImageRows | GantryRows, edge: Edge): Record<string, UntypedHandleCall> {
   const byName = rows as Record<string, Row<UntypedHandleCall> | undefined>;

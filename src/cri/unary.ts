@@ -3,7 +3,8 @@ import type { ErrorKind } from '../base/errors.ts';
 import { kindOf, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
-import { newOp } from '../base/op.ts';
+import { newOp, Span } from '../base/op.ts';
+import type { Answer } from './of-records.ts';
 import { statusCode } from './status-code.ts';
 
 /** What a row gets of the server it is bound in. */
@@ -31,11 +32,31 @@ const SLOW_MS = 1_000;
 const MARGIN_MS = 500;
 const MARGIN = 0.05;
 
-/** The op of one call: the client's deadline, less the time that the answer takes, and cancellation; a log that names the RPC. */
-export function callOp(name: string, log: Logger, call: { getDeadline(): Date | number }, signal: AbortSignal): Op {
+/**
+ * The op of one call: the client's deadline, less the time that the answer takes, and cancellation. Its signal is made when somebody looks: a timer and what
+ * joins two signals cost more than an answer from memory.
+ */
+export function callOp(name: string, log: Logger, call: { getDeadline(): Date | number }, cancelled: () => AbortSignal): Op {
   const leftMs = Number(call.getDeadline()) - Date.now();
   const timeoutMs = Math.floor(leftMs - Math.min(MARGIN_MS, leftMs * MARGIN));
-  return newOp(name, { log: log.child({ rpc: name }), signal, ...(Number.isFinite(timeoutMs) ? { timeoutMs } : {}) });
+  const deadlineMs = Number.isFinite(timeoutMs) ? Date.now() + timeoutMs : Infinity;
+  let signal: AbortSignal | undefined;
+  return {
+    get signal() {
+      return (signal ??= newOp(name, { signal: cancelled(), timeoutMs: deadlineMs - Date.now() }).signal);
+    },
+    log,
+    deadlineMs,
+    span: new Span(name),
+  };
+}
+
+/** Aborted when the client gives up, and after the answer. */
+function cancellation(call: ServerUnaryCall<unknown, unknown>): AbortSignal {
+  if (call.cancelled) return AbortSignal.abort();
+  const abort = new AbortController();
+  call.once('cancelled', () => abort.abort());
+  return abort.signal;
 }
 
 /** The message travels percent-encoded in a header, of which clients take 64 KiB: a longer one would cost the code too. */
@@ -70,19 +91,19 @@ export function logFailure(op: Op, error: unknown): void {
  */
 export function unary<Request, Valid, Response>(
   validate: (request: Request) => Valid,
-  work: (op: Op, request: Valid) => Response | Promise<Response>,
+  work: (op: Op, request: Valid) => Answer<Response> | Promise<Answer<Response>>,
 ): Row<handleUnaryCall<Request, Response>> {
-  return (name, { log, observe }) =>
-    (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>) => {
-      const abort = new AbortController();
-      call.on('cancelled', () => abort.abort());
-      const op = callOp(name, log, call, abort.signal);
-      const answer = async (): Promise<Response> => work(op, validate(call.request));
+  return (name, { log, observe }) => {
+    const rpcLog = log.child({ rpc: name });
+    return (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>) => {
+      const op = callOp(name, rpcLog, call, () => cancellation(call));
+      const answer = async (): Promise<Answer<Response>> => work(op, validate(call.request));
       const seen = (result: CallSeen['result']): void => observe({ rpc: name, result, durationMs: op.span.ageMs, stages: op.span.stages });
       answer().then(
         (response) => {
           if (op.span.ageMs > SLOW_MS) op.log.info({ totalMs: op.span.ageMs, stages: op.span.stages }, 'slow call');
-          callback(null, response);
+          // The server's encoder takes both.
+          callback(null, response as Response);
           seen('ok');
         },
         (error: unknown) => {
@@ -92,4 +113,5 @@ export function unary<Request, Valid, Response>(
         },
       );
     };
+  };
 }

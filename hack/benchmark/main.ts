@@ -19,9 +19,14 @@ import type { Row } from './samples.ts';
 import { rowOf, Samples, table } from './samples.ts';
 import { IMAGE } from './workload.ts';
 
+const names = (optional: boolean): string =>
+  ROWS.filter((row) => (row.optional ?? false) === optional)
+    .map(({ name }) => name)
+    .join(' ');
 const USAGE = `usage: hack/bench [--peer containerd|none] [--rounds N] [--only ROW]... [--json FILE]
        hack/bench images [--help]
-rows: ${ROWS.map(({ name }) => name).join(' ')}
+rows: ${names(false)}
+only run when named: ${names(true)}
 `;
 
 const { values } = parseArgs({
@@ -76,10 +81,9 @@ try {
     plainGantry,
     floor,
     rounds,
-    wanted: (name) => values.only === undefined || values.only.includes(name),
   };
-  for (const { name, unit, measure } of ROWS) {
-    if (!bench.wanted(name)) continue;
+  for (const { name, unit, optional, measure } of ROWS) {
+    if (values.only === undefined ? optional : !values.only.includes(name)) continue;
     const samples = new Samples();
     await measure(bench, samples);
     const row = rowOf(name, unit, samples, values.peer);

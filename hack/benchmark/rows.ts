@@ -12,16 +12,21 @@ export interface Bench {
   plainGantry(): Promise<Contender>;
   readonly floor: RawPods;
   readonly rounds: number;
-  wanted(row: string): boolean;
 }
 
 export interface RowPlan {
   readonly name: string;
   readonly unit: string;
+  /** Takes long, or says little beside the others: only run when it is named. */
+  readonly optional?: true;
   measure(bench: Bench, samples: Samples): Promise<void>;
 }
 
 const PODS_A_ROUND = 10;
+/** More pods than this are on the host's network: a contender's subnet has 253 addresses. */
+const MAX_ON_SUBNET = 200;
+/** A daemon is asked for months: what it compiles on the way is not what is compared. */
+const WARM_UP_CALLS = 50;
 const SETTLE_MS = 2_000;
 
 /** Each round everybody's turn, in another order each time. */
@@ -31,6 +36,9 @@ async function inTurns({ contenders, rounds }: Bench, turn: (who: Contender, rou
   }
 }
 
+/** A peer has one runtime configured: its own default is what is compared with. */
+const own = (who: Contender, options: PodOptions): PodOptions => (who.name === 'gantry' ? options : { ...options, handler: '' });
+
 const sequential = (name: string, options: PodOptions & { plain?: boolean }): RowPlan => ({
   name,
   unit: 'ms',
@@ -39,11 +47,9 @@ const sequential = (name: string, options: PodOptions & { plain?: boolean }): Ro
     const bench =
       plain === undefined ? whole : { ...whole, contenders: [plain, ...whole.contenders.filter(({ name: each }) => each !== plain.name)] };
     await inTurns(bench, async (who) => {
-      // A peer has one runtime configured: its own default is what is compared with.
-      const own = who.name === 'gantry' ? options : { ...options, handler: '' };
       for (let n = 0; n < PODS_A_ROUND; n++) {
         let up: Up | undefined;
-        samples.add(who.name, await timed(async () => (up = await podUp(who, own))));
+        samples.add(who.name, await timed(async () => (up = await podUp(who, own(who, options)))));
         if (up !== undefined) await podDown(who, up);
       }
       if (options.hostNetwork !== true && options.handler === undefined) samples.add('floor', bench.floor.measure().up);
@@ -83,13 +89,14 @@ const down: RowPlan = {
   },
 };
 
-const burst = (count: number, concurrency: number): RowPlan => ({
-  name: `burst-${count}x${concurrency}`,
+/** From the first start's beginning to the last one's end. */
+const burst = (count: number, concurrency: number, options: PodOptions & { suffix?: string } = {}): RowPlan => ({
+  name: `burst-${count}x${concurrency}${options.suffix ?? ''}`,
   unit: 'pods/s',
   async measure(bench, samples) {
     await inTurns(bench, async (who) => {
       let ups: Up[] = [];
-      const ms = await timed(async () => (ups = await podsUp(who, count, concurrency)));
+      const ms = await timed(async () => (ups = await podsUp(who, count, concurrency, own(who, options))));
       samples.add(who.name, (count * 1000) / ms);
       await podsDown(who, ups);
     });
@@ -107,7 +114,7 @@ const withPods = (
   unit,
   async measure(bench, samples) {
     const ups = new Map<Contender, Up[]>();
-    for (const who of bench.contenders) ups.set(who, await podsUp(who, count, 4));
+    for (const who of bench.contenders) ups.set(who, await podsUp(who, count, 4, { hostNetwork: count > MAX_ON_SUBNET }));
     await sleep(SETTLE_MS);
     await inTurns(bench, (who) => measure(who, samples, ups.get(who)!));
     for (const [who, those] of ups) await podsDown(who, those);
@@ -123,10 +130,22 @@ const idleCpu = withPods('idle-cpu-50', '% of a core', 50, async (who, samples) 
   samples.add(who.name, (cpuSeconds(who) - before) * 10);
 });
 
-const calls = (name: string, count: number, call: (who: Contender, up: Up) => Promise<unknown>): RowPlan =>
-  withPods(name, 'ms', count, async (who, samples, ups) => {
-    for (let n = 0; n < 50; n++) samples.add(who.name, await timed(() => call(who, ups[n % ups.length]!)));
+/** `times` calls each round, of one pod after another. */
+const calls = (name: string, count: number, times: number, call: (who: Contender, up: Up) => Promise<unknown>): RowPlan =>
+  withPods(`${name}-${count}`, 'ms', count, async (who, samples, ups) => {
+    for (let n = -WARM_UP_CALLS; n < times; n++) {
+      const ms = await timed(() => call(who, ups[Math.abs(n) % count]!));
+      if (n >= 0) samples.add(who.name, ms);
+    }
   });
+
+const list = (count: number): RowPlan =>
+  calls('list', count, 200, (who) => Promise.all([who.cri.runtime('listPodSandbox', {}), who.cri.runtime('listContainers', {})]));
+
+const status = (count: number): RowPlan =>
+  calls('status', count, 200, (who, { containerId }) => who.cri.runtime('containerStatus', { containerId }));
+
+const stats = (count: number): RowPlan => calls('stats', count, 50, (who) => who.cri.runtime('listContainerStats', {}));
 
 export const ROWS: readonly RowPlan[] = [
   sequential('pod-up', {}),
@@ -136,11 +155,18 @@ export const ROWS: readonly RowPlan[] = [
   exec,
   down,
   burst(50, 10),
+  burst(50, 10, { handler: 'crun', suffix: '-crun' }),
   memory(50),
   idleCpu,
-  calls('stats-50', 50, (who) => who.cri.runtime('listContainerStats', {})),
-  calls('list-110', 110, (who) => Promise.all([who.cri.runtime('listPodSandbox', {}), who.cri.runtime('listContainers', {})])),
-  calls('status-110', 110, (who, { containerId }) => who.cri.runtime('containerStatus', { containerId })),
+  stats(50),
+  list(110),
+  status(110),
   memory(110),
   withPods('restart-110', 'ms', 110, async (who, samples) => samples.add(who.name, await timed(() => who.restart()))),
+  ...[
+    ...[1, 10, 50, 100, 200].map((count) => burst(count, count)),
+    ...[110, 500].map(stats),
+    ...[0, 50, 500].map(list),
+    ...[50, 500].map(status),
+  ].map((plan) => ({ ...plan, optional: true as const })),
 ];

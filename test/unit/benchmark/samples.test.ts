@@ -9,6 +9,19 @@ describe('hack/bench samples', () => {
     const row = rowOf('pod-up', 'ms', samples, 'containerd');
     expect(row).to.deep.include({ gantry: 3, peer: 10, floor: undefined, ratio: 0.3, samples: 3 });
     expect(rowOf('pod-up', 'ms', samples, 'none')).to.deep.include({ peer: undefined, ratio: undefined });
-    expect(table([row], 'containerd')).to.match(/^row .*\npod-up +ms +3\.00 .*0\.30x +3$/);
+    expect(table([row], 'containerd')).to.match(/^row .*\npod-up +ms +3\.00 .*0\.30x +- +3$/);
+  });
+
+  it('compares 99th percentiles of a hundred figures or more', () => {
+    const samples = new Samples();
+    for (let value = 1; value <= 200; value++) {
+      samples.add('gantry', value);
+      samples.add('containerd', value < 190 ? value : 1000);
+    }
+    const row = rowOf('list-110', 'ms', samples, 'containerd');
+    expect(row).to.deep.include({ gantryP99: 199, peerP99: 1000, ratioP99: 0.199, ratio: 1 });
+    expect(table([row], 'containerd')).to.match(/1\.00x +0\.20x +200$/);
+    samples.add('other', 1);
+    expect(rowOf('list-110', 'ms', samples, 'other')).to.deep.include({ gantryP99: 199, peerP99: undefined, ratioP99: undefined });
   });
 });

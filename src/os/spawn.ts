@@ -182,7 +182,7 @@ export async function run(op: Op, options: RunOptions): Promise<RunResult> {
     const status = await endOrKill(op, child);
     throwIfOver(op);
     assert(status !== undefined, 'a child is given up only when its operation is over');
-    await Promise.race([Promise.all([stdout.ended, stderr.ended]), sleep(DRAIN_MS, undefined, { ref: false })]);
+    await Promise.race([Promise.all([stdout.ended, stderr.ended]), drained()]);
     return { ...status, stdout: stdout.bytes(), stderr: stderr.bytes(), truncated: stdout.truncated() || stderr.truncated() };
   } catch (error) {
     throw wrap(`run ${options.argv[0] ?? ''}`, error);
@@ -191,6 +191,12 @@ export async function run(op: Op, options: RunOptions): Promise<RunResult> {
     stdout.close();
     stderr.close();
   }
+}
+
+/** Of an event loop that stood still the timer may be up before it has looked at the pipes for the first time: they have their turn between the two. */
+async function drained(): Promise<void> {
+  await sleep(DRAIN_MS, undefined, { ref: false });
+  await new Promise(setImmediate);
 }
 
 function beNice(pid: number, niceness: number): void {

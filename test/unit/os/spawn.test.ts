@@ -56,6 +56,21 @@ describe('os/spawn', () => {
       expect(result.exitCode).to.equal(0);
     });
 
+    it('has the output of a child though the event loop stood still from its start until long after its end', async () => {
+      const block = (ms: number): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+      // In the turn in which one exit is told two children begin and end; what follows the exit of the second holds the loop up until the timer for the first one's output is up.
+      await spawn({ argv: ['true'] }).exited;
+      const result = run(op(), { argv: ['echo', 'hello'] });
+      const second = spawn({ argv: ['true'] });
+      const held = second.exited.then(async () => {
+        for (let turns = 0; turns < 50; turns++) await Promise.resolve();
+        block(500);
+      });
+      block(300);
+      expect((await result).stdout.toString()).to.equal('hello\n');
+      await held;
+    });
+
     it('drops output beyond its bound and says so, without blocking the child', async () => {
       const result = await run(op(), { argv: ['head', '-c', '3000000', '/dev/zero'], maxOutputBytes: 1000 });
       expect(result).to.include({ exitCode: 0, truncated: true });

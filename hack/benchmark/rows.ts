@@ -43,7 +43,9 @@ const sequential = (name: string, options: PodOptions & { plain?: boolean }): Ro
   name,
   unit: 'ms',
   async measure(whole, samples) {
+    await using held = new AsyncDisposableStack();
     const plain = options.plain === true ? await whole.plainGantry() : undefined;
+    held.defer(() => plain?.remove());
     const bench =
       plain === undefined ? whole : { ...whole, contenders: [plain, ...whole.contenders.filter(({ name: each }) => each !== plain.name)] };
     await inTurns(bench, async (who) => {
@@ -54,7 +56,6 @@ const sequential = (name: string, options: PodOptions & { plain?: boolean }): Ro
       }
       if (options.hostNetwork !== true && options.handler === undefined) samples.add('floor', bench.floor.measure().up);
     });
-    await plain?.remove();
   },
 });
 

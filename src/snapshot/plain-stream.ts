@@ -6,6 +6,7 @@ import type { MessagePort } from 'node:worker_threads';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import type { ErrorKind } from '../base/errors.ts';
 import { ClassifiedError, errnoOf, isDiskFull, kindOf } from '../base/errors.ts';
+import { IsalGunzip } from '../os/isal.ts';
 import type { PlainSource } from './plain-input.ts';
 
 // For threads of their own: reads block, and so may `take`.
@@ -15,12 +16,20 @@ const RING_BUFFERS = 5;
 /** After this many bytes what was begun elsewhere may report. */
 const TURN_BYTES = 32 << 20;
 
-/** Hands the plain bytes of a layer to `take`, in order. A chunk is the stream's again when `take` returns. unavailable: the blob was given up. */
-export async function streamPlain(source: PlainSource, take: (chunk: Buffer) => void): Promise<void> {
+/**
+ * Hands the plain bytes of a layer to `take`, in order. A chunk is the stream's again when `take` returns. unavailable: the blob was given up. gzip is
+ * inflated by zlib where there is no ISA-L.
+ */
+export async function streamPlain(source: PlainSource, take: (chunk: Buffer) => void, openIsal = IsalGunzip.open): Promise<void> {
   if (source.inflate === 'none') {
     const buffer = Buffer.allocUnsafe(READ_BYTES);
     for await (const chunk of chunksOf(source, () => buffer)) take(chunk);
     return;
+  }
+  const isal = source.inflate === 'gzip' ? openIsal() : undefined;
+  if (isal !== undefined) {
+    for await (const chunk of chunksOf(source, () => isal.input)) isal.push(chunk.length, take);
+    return isal.end();
   }
   const options = { chunkSize: READ_BYTES / 4 };
   const transform = source.inflate === 'gzip' ? createGunzip(options) : createZstdDecompress(options);

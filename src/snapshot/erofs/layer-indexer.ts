@@ -14,6 +14,7 @@ const MAX_ID = 0xfffffffe;
 
 /** PAX: seconds with a fraction, maybe negative. The nanoseconds count forward. */
 export function timeOf(text: string): { mtimeSeconds: number; mtimeNs: number } {
+  if (!text.includes('.')) return { mtimeSeconds: Number(text), mtimeNs: 0 };
   const [whole = '0', fraction = ''] = text.split('.');
   const ns = Number(fraction.slice(0, 9).padEnd(9, '0'));
   const seconds = Number(whole);
@@ -51,11 +52,13 @@ export class LayerIndexer implements TarSink {
     const clean = this.#rules.admit(header);
     const { name, type, linkName } = clean;
     if (type === '1') return this.#tree.link(name, linkName);
-    for (const id of [clean.uid, clean.gid]) if (id < 0 || id > MAX_ID) throw refused(name, `belongs to the impossible id ${id}`);
+    const { uid, gid } = clean;
+    if (uid < 0 || uid > MAX_ID) throw refused(name, `belongs to the impossible id ${uid}`);
+    if (gid < 0 || gid > MAX_ID) throw refused(name, `belongs to the impossible id ${gid}`);
     this.#tree.put(name, {
       mode: (TYPES[type] ?? S_IFREG) | (type === '2' ? 0o777 : clean.mode & 0o7777),
-      uid: clean.uid,
-      gid: clean.gid,
+      uid,
+      gid,
       ...timeOf(clean.mtime),
       sizeBytes: type === '2' ? linkName.length : clean.sizeBytes,
       address: addressOf(clean, dataOffset),

@@ -25,54 +25,72 @@ export interface TarHeader {
 
 export const corrupt = (why: string): ClassifiedError => new ClassifiedError('dataLoss', `read layer tar: ${why}`);
 
-export const isZeroBlock = (block: Buffer): boolean => block.every((byte) => byte === 0);
+/** The first byte tells nearly always. */
+export const isZeroBlock = (block: Buffer): boolean => block[0] === 0 && block.every((byte) => byte === 0);
 
 const CHECKSUM_AT = 148;
 const CHECKSUM_BYTES = 8;
 const SPACE = 32;
+const ZERO = 48;
 
-/** Sum of all bytes with the checksum field as blanks; old tars summed signed chars. */
-function sums(block: Buffer): { unsigned: number; signed: number } {
-  let unsigned = 0;
-  let signed = 0;
-  for (let i = 0; i < BLOCK_BYTES; i++) {
-    const byte = i >= CHECKSUM_AT && i < CHECKSUM_AT + CHECKSUM_BYTES ? SPACE : (block[i] ?? 0);
-    unsigned += byte;
-    signed += byte > 127 ? byte - 256 : byte;
-  }
-  return { unsigned, signed };
+/** Sum of all bytes with the checksum field as blanks. */
+function sumOf(block: Buffer): number {
+  let sum = CHECKSUM_BYTES * SPACE;
+  for (let i = 0; i < CHECKSUM_AT; i++) sum += block[i] ?? 0;
+  for (let i = CHECKSUM_AT + CHECKSUM_BYTES; i < BLOCK_BYTES; i++) sum += block[i] ?? 0;
+  return sum;
 }
 
+/** Old tars summed signed chars. */
+const signedSumOf = (block: Buffer): number =>
+  block.reduce((sum, byte, i) => (byte > 127 && (i < CHECKSUM_AT || i >= CHECKSUM_AT + CHECKSUM_BYTES) ? sum - 256 : sum), sumOf(block));
+
 function text(block: Buffer, at: number, length: number): string {
+  if (block[at] === 0) return '';
   const end = block.indexOf(0, at);
   return block.toString('latin1', at, end < 0 || end > at + length ? at + length : end);
 }
 
+function isText(block: Buffer, at: number, wanted: string): boolean {
+  for (let i = 0; i < wanted.length; i++) if (block[at + i] !== wanted.charCodeAt(i)) return false;
+  return true;
+}
+
 /** Octal digits, or GNU's base-256 when the top bit is set. */
 function number(block: Buffer, at: number, length: number): number {
-  const first = block[at] ?? 0;
-  if (first & 0x80) {
-    let value = BigInt.asIntN(7, BigInt(first & 0x7f));
-    for (let i = 1; i < length; i++) value = (value << 8n) | BigInt(block[at + i] ?? 0);
-    const asNumber = Number(value);
-    if (!Number.isSafeInteger(asNumber)) throw corrupt('a number is out of range');
-    return asNumber;
-  }
-  const digits = text(block, at, length).trim();
+  let value = 0;
+  let end = at;
+  for (let digit = (block[end] ?? 0) - ZERO; digit >= 0 && digit < 8 && end < at + length; digit = (block[++end] ?? 0) - ZERO)
+    value = value * 8 + digit;
+  // As nearly all programs write it.
+  if (end > at && (end === at + length || block[end] === 0)) return value;
+  return block[at]! & 0x80 ? base256(block, at, length) : octalOf(text(block, at, length).trim());
+}
+
+function base256(block: Buffer, at: number, length: number): number {
+  let value = BigInt.asIntN(7, BigInt((block[at] ?? 0) & 0x7f));
+  for (let i = 1; i < length; i++) value = (value << 8n) | BigInt(block[at + i] ?? 0);
+  const asNumber = Number(value);
+  if (!Number.isSafeInteger(asNumber)) throw corrupt('a number is out of range');
+  return asNumber;
+}
+
+function octalOf(digits: string): number {
   if (digits === '') return 0;
   if (!/^[0-7]+$/.test(digits)) throw corrupt(`${JSON.stringify(digits)} is not an octal number`);
   return parseInt(digits, 8);
 }
 
+const NO_XATTRS: ReadonlyMap<string, string> = new Map();
+
 /** Parses one header block, PAX and GNU extensions not applied. dataLoss when it is none. */
 export function parseHeader(block: Buffer): TarHeader {
-  const { unsigned, signed } = sums(block);
   const expected = number(block, CHECKSUM_AT, CHECKSUM_BYTES);
-  if (expected !== unsigned && expected !== signed) throw corrupt('the checksum of a header is wrong');
-  const ustar = block.toString('latin1', 257, 265) === 'ustar\x0000';
-  const known = ustar || block.toString('latin1', 257, 265) === 'ustar  \0';
+  if (expected !== sumOf(block) && expected !== signedSumOf(block)) throw corrupt('the checksum of a header is wrong');
+  const ustar = isText(block, 257, 'ustar\x0000');
+  const known = ustar || isText(block, 257, 'ustar  \0');
   // star uses the end of the prefix field for times.
-  const prefixBytes = block.toString('latin1', 508, 512) === 'tar\0' ? 131 : 155;
+  const prefixBytes = isText(block, 508, 'tar\0') ? 131 : 155;
   const prefix = ustar ? text(block, 345, prefixBytes) : '';
   const name = text(block, 0, 100);
   const flag = text(block, 156, 1);
@@ -88,7 +106,7 @@ export function parseHeader(block: Buffer): TarHeader {
     linkName: text(block, 157, 100),
     devMajor: known ? number(block, 329, 8) : 0,
     devMinor: known ? number(block, 337, 8) : 0,
-    xattrs: new Map(),
+    xattrs: NO_XATTRS,
   };
 }
 
@@ -136,7 +154,7 @@ function block(fields: { name: string; type: string; header: TarHeader; sizeByte
   bytes.write('ustar\x0000', 257, 'latin1');
   octal(header.devMajor, 329, 8);
   octal(header.devMinor, 337, 8);
-  bytes.write(sums(bytes).unsigned.toString(8).padStart(6, '0') + '\0 ', CHECKSUM_AT, 'latin1');
+  bytes.write(sumOf(bytes).toString(8).padStart(6, '0') + '\0 ', CHECKSUM_AT, 'latin1');
   return bytes;
 }
 

@@ -36,10 +36,14 @@ export const refused = (name: string, why: string): ClassifiedError =>
   new ClassifiedError('failedPrecondition', `unpack layer: entry ${JSON.stringify(name.slice(0, 200))} ${why}`);
 export const tooMuch = (what: string): ClassifiedError => new ClassifiedError('resourceExhausted', `unpack layer: ${what}`);
 
+/** Whatever `normalise` has something to do about. */
+const ODD_PATH = /\0|\/\/|(?:^|\/)\.{0,2}(?:\/|$)/;
+
 /** A relative path without empty, `.` and `..` components; "" is the root. */
 function normalise(path: string, entry: string, limits: LayerLimits): string {
-  if (path.includes('\0')) throw refused(entry, 'has a NUL byte in its name');
   if (path.length >= limits.maxPathBytes) throw tooMuch(`an entry's path has ${path.length} bytes`);
+  if (!ODD_PATH.test(path)) return path;
+  if (path.includes('\0')) throw refused(entry, 'has a NUL byte in its name');
   const parts = path.split('/').filter((part) => part !== '' && part !== '.');
   if (parts.includes('..')) throw refused(entry, 'points out of the layer');
   return parts.join('/');
@@ -101,29 +105,37 @@ export class LayerRules {
   #clean(header: TarHeader): TarHeader {
     const name = normalise(header.name, header.name, this.#limits);
     const type = header.type === '7' ? '0' : header.type;
-    const xattrs = new Map([...header.xattrs].filter(([key]) => isImageXattr(key, type) && !key.includes('\0')));
-    const clean = { ...header, name, xattrs, type };
-    switch (clean.type) {
+    const { xattrs } = header;
+    const clean: TarHeader = {
+      ...header,
+      name,
+      type,
+      xattrs: xattrs.size === 0 ? xattrs : new Map([...xattrs].filter(([key]) => isImageXattr(key, type) && !key.includes('\0'))),
+      linkName: '',
+      devMajor: 0,
+      devMinor: 0,
+    };
+    switch (type) {
       case '0':
       case '5':
       case '6':
-        return { ...clean, linkName: '', devMajor: 0, devMinor: 0 };
+        return clean;
       case '1': {
         const linkName = normalise(header.linkName, header.name, this.#limits);
         if (linkName === '') throw refused(header.name, 'is a hard link to nothing');
-        return { ...clean, linkName, devMajor: 0, devMinor: 0 };
+        return { ...clean, linkName };
       }
       case '2':
         if (header.linkName === '' || header.linkName.includes('\0')) throw refused(header.name, 'is a symlink to nothing');
         if (header.linkName.length >= this.#limits.maxPathBytes) throw tooMuch('the target of a symlink is too long');
-        return { ...clean, devMajor: 0, devMinor: 0 };
+        return { ...clean, linkName: header.linkName };
       case '3':
       case '4':
-        return { ...clean, linkName: '' };
+        return { ...clean, devMajor: header.devMajor, devMinor: header.devMinor };
       case 'S':
         throw refused(header.name, 'is a sparse file, which image layers may not hold');
       default:
-        throw refused(header.name, `is of the unknown type ${JSON.stringify(clean.type)}`);
+        throw refused(header.name, `is of the unknown type ${JSON.stringify(type)}`);
     }
   }
 

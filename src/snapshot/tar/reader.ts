@@ -105,14 +105,19 @@ export class TarReader {
     if (this.#zeroBlocks > 0) throw corrupt('a lone block of zeros is in it');
     const raw = parseHeader(block);
     if (raw.type === 'x' || raw.type === 'g' || raw.type === 'L' || raw.type === 'K') return this.#beginExtension(raw);
+    const header = this.#isExtended() ? this.#extended(raw) : raw;
+    if (header.sizeBytes < 0) throw corrupt('an entry has a negative size');
+    const sizeBytes = hasContent(header.type) ? header.sizeBytes : 0;
+    this.#sink.entry(header.sizeBytes === sizeBytes ? header : { ...header, sizeBytes }, this.#offset);
+    this.#expect(sizeBytes);
+    if (sizeBytes === 0) this.#sink.endEntry();
+  }
+
+  #extended(raw: TarHeader): TarHeader {
     const long = { ...raw, name: this.#longName ?? raw.name, linkName: this.#longLink ?? raw.linkName };
     const header = this.#pax === undefined ? long : applyPax(long, this.#pax);
     this.#pax = this.#longName = this.#longLink = undefined;
-    if (header.sizeBytes < 0) throw corrupt('an entry has a negative size');
-    const sizeBytes = hasContent(header.type) ? header.sizeBytes : 0;
-    this.#sink.entry({ ...header, sizeBytes }, this.#offset);
-    this.#expect(sizeBytes);
-    if (sizeBytes === 0) this.#sink.endEntry();
+    return header;
   }
 
   #beginExtension(header: TarHeader): void {

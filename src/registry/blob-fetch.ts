@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Digest } from '../base/digest.ts';
 import { ClassifiedError, kindOf, messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
+import { TurnBudget } from '../base/turn-budget.ts';
 import type { Part } from './missing.ts';
 import { Missing } from './missing.ts';
 import { retried } from './retry.ts';
@@ -33,6 +34,9 @@ export interface BlobRequest {
 
 /** GET of the blob from one host, answered with 200 or 206; refusals are thrown. */
 export type GetBlob = (op: Op, headers: Readonly<Record<string, string>>) => Promise<IncomingMessage>;
+
+/** Of all fetches together: libuv reads up to two megabytes of each connection before it looks at anything else. */
+const turn = new TurnBudget(512 << 10);
 
 /** A part of this size takes far longer than to ask for it, and is soon read by who follows. */
 const PART_BYTES = 8 << 20;
@@ -178,6 +182,7 @@ export class BlobFetch {
     const left = into.parts.filter((each) => each.at < each.to);
     const isEnough = (): boolean => into.parts.length > 0 && left.length === 0;
     for await (const chunk of stallGuarded(response, op, { stallMs: this.#stallMs, isEnough })) {
+      await turn.spend(chunk.length);
       const end = at + chunk.length;
       for (let part = left[0]; part !== undefined && part.at < end; part = left[0]) {
         const upTo = Math.min(part.to, end);

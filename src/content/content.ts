@@ -1,6 +1,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { Digest } from '../base/digest.ts';
 import type { Op } from '../base/op.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
 
 export interface BlobInfo {
   readonly digest: Digest;
@@ -50,6 +51,8 @@ export interface ContentStore {
   /** Opens an ingest; others of the same digest are none of its business. */
   ingest(expected: BlobInfo): Promise<Ingest>;
   list(): AsyncIterable<BlobInfo>;
+  /** What all blobs take on disk, with their directories; without what is still being written. */
+  usage(): Promise<DiskUsage>;
   /** Missing is ok. Works on a full disk (R11). */
   remove(digest: Digest): Promise<void>;
 }

@@ -2,13 +2,14 @@ import { createHash, randomBytes } from 'node:crypto';
 import { openSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Digest } from '../base/digest.ts';
 import { digestOf, hexOf, isDigest } from '../base/digest.ts';
 import { ClassifiedError, errnoOf, notFound } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import { syncDir } from '../os/atomic-file.ts';
+import { flatUsage, sumOf, usageOf } from '../os/disk-usage.ts';
 import { hasDigest } from '../os/file-digest.ts';
 import type { BlobThread } from './blob-thread.ts';
 import { BlobThreads } from './blob-thread.ts';
@@ -70,6 +71,7 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
         if (found) yield found;
       }
     },
+    usage: async () => sumOf([await usageOf([dirname(blobs)]), await flatUsage(blobs)]),
     remove: (digest) => rm(pathOf(digest), { force: true }),
   };
 }

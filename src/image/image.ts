@@ -57,6 +57,7 @@ export interface Images {
   released(): void;
   /** Pulls in flight, and those that ended within the last second. */
   pulls(): readonly PullProgress[];
+  /** What blobs, layers and records take; neither what containers write nor what is coming or being deleted. */
   fsUsage(): Promise<ImageFsUsage>;
   /** Raw OCI config JSON, for verbose ImageStatus. */
   rawConfig(id: Digest): Promise<string>;

@@ -8,6 +8,7 @@ import { detached, newOp, orOver } from '../base/op.ts';
 import { TaskSet } from '../base/task-set.ts';
 import type { Config } from '../config/config.ts';
 import type { ContentStore } from '../content/content.ts';
+import { sumOf } from '../os/disk-usage.ts';
 import type { Credentials } from '../registry/auth.ts';
 import type { CheckDepth, Snapshotter } from '../snapshot/snapshotter.ts';
 import { collectGarbage } from './gc.ts';
@@ -132,17 +133,8 @@ export async function createImages(options: {
       if (isHeld) collect();
     },
     async fsUsage() {
-      let [usedBytes, inodesUsed] = [0, 0];
-      for await (const { sizeBytes } of content.list()) {
-        usedBytes += sizeBytes;
-        inodesUsed++;
-      }
-      for (const chainId of await snapshotter.layers()) {
-        const usage = await snapshotter.layerUsage(chainId);
-        usedBytes += usage.sizeBytes;
-        inodesUsed += usage.inodes;
-      }
-      return { mountpoint: snapshotter.root(), usedBytes, inodesUsed };
+      const { sizeBytes, inodes } = sumOf(await Promise.all([content.usage(), store.usage(), snapshotter.layersUsage()]));
+      return { mountpoint: snapshotter.root(), usedBytes: sizeBytes, inodesUsed: inodes };
     },
     async rawConfig(id) {
       if (store.find(id) === undefined) throw notFound('image', id);

@@ -6,6 +6,8 @@ import { invalidArgument, messageOf } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import { readJson, writeJson } from '../os/atomic-file.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
+import { flatUsage } from '../os/disk-usage.ts';
 import type { Image, ImageConfig } from './image.ts';
 import { nameOf, parseReference } from './reference.ts';
 
@@ -152,6 +154,11 @@ export class ImageStore {
   async #write(record: ImageRecord): Promise<void> {
     await writeJson(join(this.#dir, `${hexOf(record.id)}.json`), record, { sync: true });
     this.#records.set(record.id, record);
+  }
+
+  /** What the records take on disk. */
+  usage(): Promise<DiskUsage> {
+    return flatUsage(this.#dir);
   }
 
   async delete(id: Digest): Promise<void> {

@@ -1,16 +1,16 @@
 import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { detached, newOp } from '../base/op.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
 import { run } from '../os/spawn.ts';
 import { Slots } from '../base/slots.ts';
-import type { Usage } from './snapshotter.ts';
 
 const MEASURE_TIMEOUT_MS = 60_000;
 const SYNC_TIMEOUT_MS = 600_000;
 const measuring = new Slots(2);
 
 /** Space and inodes of a tree, as the filesystem counts them; by a process, for a container may be changing the tree at that moment. */
-export async function measureTree(dir: string): Promise<Usage> {
+export async function measureTree(dir: string): Promise<DiskUsage> {
   using _ = await measuring.take();
   const op = newOp('measure', { timeoutMs: MEASURE_TIMEOUT_MS });
   // The second walk finds everything in the kernel's caches.
@@ -62,9 +62,9 @@ const CACHE_MS = 10_000;
 
 /** Usage of trees by key, measured at most every ten seconds, one after another, and once for all who ask meanwhile. */
 export class UsageCache {
-  readonly #entries = new Map<string, { readonly usage: Promise<Usage>; untilMs: number }>();
+  readonly #entries = new Map<string, { readonly usage: Promise<DiskUsage>; untilMs: number }>();
 
-  of(key: string, dir: string): Promise<Usage> {
+  of(key: string, dir: string): Promise<DiskUsage> {
     const cached = this.#entries.get(key);
     if (cached && Date.now() < cached.untilMs) return cached.usage;
     // Counted from its end: a tree that takes longer to measure isn't measured twice at a time (R5).

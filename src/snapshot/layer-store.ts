@@ -1,6 +1,7 @@
 import type { Op } from '../base/op.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
 import type { Layer, StoredIndex, StoredTar } from './overlay-records.ts';
-import type { CheckDepth, LayerSource, Usage } from './snapshotter.ts';
+import type { CheckDepth, LayerSource } from './snapshotter.ts';
 
 /** A layer that is unpacked but not committed: its parent may not be there yet. */
 export interface Unpacked extends AsyncDisposable {
@@ -15,9 +16,15 @@ export interface Unpacked extends AsyncDisposable {
 }
 
 export interface Completed {
-  readonly usage: Usage;
+  readonly usage: DiskUsage;
   /** For the record. */
   readonly index?: StoredIndex;
+}
+
+/** Of `layers/<name>`: the directory itself, and its record. */
+export interface LayerFiles {
+  readonly dir: DiskUsage;
+  readonly record: DiskUsage;
 }
 
 /** How the files of layers are kept, such that `layers/<name>/fs` can be a lower directory of an overlay. */
@@ -33,7 +40,10 @@ export interface LayerStore {
   mount(layer: Layer): void;
   /** Undo of `mount`, at once, whoever may still be using it. Not mounted is fine. */
   unmount(name: string): void;
-  usage(layer: Layer): Usage;
+  /** What `layers/<name>` takes, with all that is in it. */
+  usage(layer: Layer, files: LayerFiles): DiskUsage;
+  /** What is kept outside of it. */
+  shared(): Promise<DiskUsage>;
   /** What is kept of it is what was committed, as far as `depth` goes. */
   isIntact(op: Op, layer: Layer, depth: CheckDepth): Promise<boolean>;
   /** The layer's directory is on its way to be deleted. */

@@ -12,21 +12,24 @@ import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { Slots } from '../base/slots.ts';
 import { syncDir, writeJson } from '../os/atomic-file.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
+import { sumOf, usageOf } from '../os/disk-usage.ts';
 import { UsageCache } from './disk.ts';
-import type { LayerStore, Unpacked } from './layer-store.ts';
+import type { LayerFiles, LayerStore, Unpacked } from './layer-store.ts';
 import type { OverlayOptions } from './overlay-mounts.ts';
 import { bindMounts, overlayMount, probeIdmap, probeOverlay, ShortDir } from './overlay-mounts.ts';
 import type { Active, Layer } from './overlay-records.ts';
 import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
 import { remembered } from './remembered.ts';
 import { IDMAPPED_DIR } from './snapshotter.ts';
-import type { CheckDepth, LayerSource, MountSpec, RootfsIdmap, Snapshotter, Usage } from './snapshotter.ts';
+import type { CheckDepth, LayerSource, MountSpec, RootfsIdmap, Snapshotter } from './snapshotter.ts';
 import { Trash } from './trash.ts';
 
 const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 /** Whoever owns what nobody in the user namespace does. */
 const NOBODY = 65534;
-const NOTHING: Usage = { sizeBytes: 0, inodes: 0 };
+
+const NOTHING = sumOf([]);
 
 /** What a store of layers may build on. */
 export interface StorePlaces {
@@ -87,6 +90,7 @@ class LayeredSnapshotter implements Snapshotter {
   readonly #usages = new UsageCache();
   /** Keys of the snapshots that stand on a layer, by its name. */
   readonly #users = new Map<string, Set<string>>();
+  readonly #files = new WeakMap<Layer, LayerFiles>();
   /** By name: damaged ones that somebody still stands on. */
   readonly #dropped = new Map<string, Layer>();
   #nextLayer = 1;
@@ -104,7 +108,11 @@ class LayeredSnapshotter implements Snapshotter {
     const layers = await loadLayers(this.#layersDir, log);
     const actives = await loadActives(join(root, 'active'), log);
     const lost = new Set(await store.load(layers.records));
-    for (const layer of layers.records) if (!lost.has(layer)) this.#layers.set(layer.chainId, layer);
+    for (const layer of layers.records) {
+      if (lost.has(layer)) continue;
+      await this.#count(layer);
+      this.#layers.set(layer.chainId, layer);
+    }
     for (const active of actives.records) this.#active.set(active.key, active);
     for (const key of actives.broken) this.#active.set(key, undefined);
     for (const { key, parent } of actives.records) if (parent === null || isWhole(this.#layers, parent)) this.#stand(key, parent);
@@ -114,6 +122,12 @@ class LayeredSnapshotter implements Snapshotter {
     // A pull brings such a layer back under another number; a container that still stands on it keeps its files.
     for (const name of [...layers.broken, ...[...lost].map((layer) => layer.name)])
       if (!this.#isMounted(name)) await trash.discard(join(this.#layersDir, name), LAYER_RECORD);
+  }
+
+  /** Neither changes again. */
+  async #count(layer: Layer): Promise<void> {
+    const dir = join(this.#layersDir, layer.name);
+    this.#files.set(layer, { dir: await usageOf([dir]), record: await usageOf([join(dir, LAYER_RECORD)]) });
   }
 
   #stand(key: string, parent: Digest | null): void {
@@ -178,6 +192,7 @@ class LayeredSnapshotter implements Snapshotter {
       await writeJson(join(temporary, LAYER_RECORD), layer, { sync: true });
       await rename(temporary, join(this.#layersDir, layer.name));
       await syncDir(this.#layersDir);
+      await this.#count(layer);
       unpacked.commit(layer);
       this.#layers.set(chainId, layer);
     } catch (error) {
@@ -228,6 +243,7 @@ class LayeredSnapshotter implements Snapshotter {
     this.#dropped.set(layer.name, layer);
     // What has no record is no layer after the next start.
     await rm(join(this.#layersDir, layer.name, LAYER_RECORD), { force: true });
+    await this.#count(layer);
   }
 
   async #discard(layer: Layer): Promise<void> {
@@ -366,16 +382,18 @@ class LayeredSnapshotter implements Snapshotter {
   }
 
   /** Of the writable layer; measured at most every ten seconds. notFound. */
-  async usage(key: string): Promise<Usage> {
+  async usage(key: string): Promise<DiskUsage> {
     if (!this.#active.has(key)) throw notFound('snapshot', key);
     const upper = this.upperDir(key);
     return upper === undefined ? NOTHING : this.#usages.of(key, upper);
   }
 
-  async layerUsage(chainId: Digest): Promise<Usage> {
-    const layer = this.#layers.get(chainId);
-    if (layer === undefined) throw notFound('layer', chainId);
-    return this.#parts.store.usage(layer);
+  /** From what is known of each; those that are damaged but not gone yet are among them. */
+  async layersUsage(): Promise<DiskUsage> {
+    const { store } = this.#parts;
+    const around = [await usageOf([this.#layersDir]), await store.shared()];
+    const layers = [...this.#layers.values(), ...this.#dropped.values()];
+    return sumOf([...around, ...layers.map((layer) => store.usage(layer, this.#files.get(layer) ?? { dir: NOTHING, record: NOTHING }))]);
   }
 
   root(): string {

@@ -5,7 +5,7 @@ import { isDigest } from '../base/digest.ts';
 import { messageOf, notFound } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { readJson } from '../os/atomic-file.ts';
-import type { Usage } from './snapshotter.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
 
 export const LAYER_RECORD = 'layer.json';
 export const ACTIVE_RECORD = 'snapshot.json';
@@ -30,7 +30,7 @@ export interface Layer {
   readonly version: 1;
   readonly chainId: Digest;
   readonly parent: Digest | null;
-  readonly usage: Usage;
+  readonly usage: DiskUsage;
   /** Directory below layers/: a number, because mount(2) takes one page of options and a chainId has 64 digits. */
   readonly name: string;
   /** It hides all of the layers below, which overlayfs has no mark for on a layer's root. */

@@ -2,11 +2,13 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
+import { sumOf } from '../os/disk-usage.ts';
 import { FilesystemSync, measureTree } from './disk.ts';
-import type { LayerStore, Unpacked } from './layer-store.ts';
+import type { LayerFiles, LayerStore, Unpacked } from './layer-store.ts';
 import { createLayeredSnapshotter } from './layered.ts';
 import type { Layer } from './overlay-records.ts';
-import type { LayerSource, Snapshotter, Usage } from './snapshotter.ts';
+import type { LayerSource, Snapshotter } from './snapshotter.ts';
 import type { Tools } from './tools.ts';
 import { findTools } from './tools.ts';
 import { unpackLayer } from './unpack.ts';
@@ -43,9 +45,9 @@ class DirectoryLayers implements LayerStore {
       complete: async (own, lowers) => {
         const lowerDirs = lowers.map((name) => join(this.#layersDir, name, 'fs'));
         await adoptImpliedDirs(own, { fsDir: fs, paths: changes.impliedDirs, lowerDirs });
-        const usage = await measureTree(fs);
         await this.#filesystem.sync(own);
-        return { usage };
+        // Before that a filesystem knows not yet how many blocks it takes.
+        return { usage: await measureTree(fs) };
       },
       commit: () => undefined,
       [Symbol.asyncDispose]: async () => undefined,
@@ -60,8 +62,13 @@ class DirectoryLayers implements LayerStore {
     // And stays one.
   }
 
-  usage(layer: Layer): Usage {
-    return layer.usage;
+  /** Its record tells of `fs`. */
+  usage({ usage }: Layer, { dir, record }: LayerFiles): DiskUsage {
+    return sumOf([usage, dir, record]);
+  }
+
+  async shared(): Promise<DiskUsage> {
+    return sumOf([]);
   }
 
   /** Nothing tells what its files should hold: they are counted. */

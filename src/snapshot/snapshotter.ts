@@ -1,6 +1,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { Digest } from '../base/digest.ts';
 import type { Op } from '../base/op.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
 
 /** One mount(2) of a rootfs, ready for os/mount. */
 export interface MountSpec {
@@ -51,11 +52,6 @@ export interface GrowingBlob {
   readonly sizeBytes: number;
 }
 
-export interface Usage {
-  readonly sizeBytes: number;
-  readonly inodes: number;
-}
-
 /** `quick`: sizes, and what is read fast. `full`: all of the bytes, in no hurry. */
 export type CheckDepth = 'quick' | 'full';
 
@@ -86,8 +82,10 @@ export interface Snapshotter {
   removeLayer(op: Op, chainId: Digest): Promise<void>;
   keys(): Promise<string[]>;
   layers(): Promise<Digest[]>;
-  usage(key: string): Promise<Usage>;
-  layerUsage(chainId: Digest): Promise<Usage>;
+  /** Of what is written into it. notFound. */
+  usage(key: string): Promise<DiskUsage>;
+  /** What all layers take on disk, with their records and directories; without what is still being unpacked, or deleted. */
+  layersUsage(): Promise<DiskUsage>;
   /** Everything of this snapshotter on disk, and the filesystem's mountpoint dir for ImageFsInfo. */
   root(): string;
 }

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Snapshotter, Usage } from '../snapshot/snapshotter.ts';
+import type { DiskUsage } from '../os/disk-usage.ts';
+import type { Snapshotter } from '../snapshot/snapshotter.ts';
 
 /** A list doesn't wait longer for the measuring of a layer. */
 const PATIENCE_MS = 1_000;
@@ -20,7 +21,7 @@ export interface MeasuredLayer {
  */
 export class LayerUsages {
   readonly #snapshotter: Pick<Snapshotter, 'usage'>;
-  readonly #known = new WeakMap<object, { readonly usage: Usage; readonly isFinal: boolean }>();
+  readonly #known = new WeakMap<object, { readonly usage: DiskUsage; readonly isFinal: boolean }>();
   readonly #patienceMs: number;
 
   constructor(snapshotter: Pick<Snapshotter, 'usage'>, patienceMs = PATIENCE_MS) {
@@ -28,7 +29,7 @@ export class LayerUsages {
     this.#patienceMs = patienceMs;
   }
 
-  async of({ id, config, finishedAtNs }: MeasuredLayer): Promise<Usage | undefined> {
+  async of({ id, config, finishedAtNs }: MeasuredLayer): Promise<DiskUsage | undefined> {
     const known = this.#known.get(config);
     if (known?.isFinal) return known.usage;
     const isFinal = finishedAtNs !== undefined && Date.now() - Number(BigInt(finishedAtNs) / 1_000_000n) > SETTLED_MS;

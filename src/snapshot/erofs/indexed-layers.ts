@@ -11,13 +11,15 @@ import { KeyedLock } from '../../base/keyed-lock.ts';
 import type { Op } from '../../base/op.ts';
 import { throwIfOver } from '../../base/op.ts';
 import { syncDir } from '../../os/atomic-file.ts';
+import type { DiskUsage } from '../../os/disk-usage.ts';
+import { blocksOf, usageOf } from '../../os/disk-usage.ts';
 import { hasDigest } from '../../os/file-digest.ts';
-import type { Completed, LayerStore, Unpacked } from '../layer-store.ts';
+import type { Completed, LayerFiles, LayerStore, Unpacked } from '../layer-store.ts';
 import { runLayerJob } from '../layer-thread.ts';
 import type { StorePlaces } from '../layered.ts';
 import type { Layer, StoredIndex, StoredTar } from '../overlay-records.ts';
 import { PlainInput } from '../plain-input.ts';
-import type { CheckDepth, LayerSource, Usage } from '../snapshotter.ts';
+import type { CheckDepth, LayerSource } from '../snapshotter.ts';
 import type { InodeAttributes } from './format.ts';
 import { INODE_BYTES, patchAttributes, readInode } from './format.ts';
 import type { IndexedLayer, IndexJob, IndexReply } from './index-job.ts';
@@ -25,8 +27,6 @@ import { IndexReader } from './index-reader.ts';
 import type { Backing } from './mounting.ts';
 import { detachIndex, EROFS_MAGIC, isMounted, mountIndex } from './mounting.ts';
 
-/** Whatever `stat` calls a block. */
-const SECTOR_BYTES = 512;
 /** Each step is some microseconds of system calls on the event loop. */
 const STEPS_PER_TURN = 100;
 
@@ -79,9 +79,9 @@ export class IndexedLayers implements LayerStore {
     const { size: indexBytes } = await lstat(join(this.#layersDir, name, 'index'));
     if (index !== undefined && indexBytes !== index.sizeBytes) throw new Error(`its index has ${indexBytes} of ${index.sizeBytes} bytes`);
     const known = this.#tars.get(tar.file);
-    const { size, blocks } = await lstat(join(this.#tarsDir, tar.file));
-    if (size < tar.sizeBytes) throw new Error(`its tar has ${size} of ${tar.sizeBytes} bytes`);
-    if (known === undefined) this.#add({ ...tar, diskBytes: blocks * SECTOR_BYTES, users: 1 });
+    const file = await lstat(join(this.#tarsDir, tar.file));
+    if (file.size < tar.sizeBytes) throw new Error(`its tar has ${file.size} of ${tar.sizeBytes} bytes`);
+    if (known === undefined) this.#add({ ...tar, diskBytes: blocksOf(file), users: 1 });
     else known.users++;
   }
 
@@ -139,8 +139,8 @@ export class IndexedLayers implements LayerStore {
     const file = `${diffId.slice('sha256:'.length)}.${randomBytes(4).toString('hex')}`;
     await rename(join(dir, 'tar'), join(this.#tarsDir, file));
     await syncDir(this.#tarsDir);
-    const { blocks } = await lstat(join(this.#tarsDir, file));
-    const tar = { diffId, sizeBytes: tarBytes, file, diskBytes: blocks * SECTOR_BYTES, users: 1 };
+    const diskBytes = blocksOf(await lstat(join(this.#tarsDir, file)));
+    const tar = { diffId, sizeBytes: tarBytes, file, diskBytes, users: 1 };
     this.#add(tar);
     return tar;
   }
@@ -188,9 +188,9 @@ export class IndexedLayers implements LayerStore {
     await using index = await open(join(dir, 'index'), 'r+');
     if (lowers.length > 0) await this.#adoptImplied(op, { index, lowers, implied });
     await index.datasync();
-    const parts = await Promise.all([dir, join(dir, 'fs'), join(dir, 'index')].map((path) => lstat(path)));
+    const parts = await usageOf([dir, join(dir, 'fs'), join(dir, 'index')]);
     // The record is one more.
-    const usage = { sizeBytes: parts.reduce((sum, { blocks }) => sum + blocks * SECTOR_BYTES, 0), inodes: parts.length + 1 };
+    const usage = { ...parts, inodes: parts.inodes + 1 };
     return { usage, index: await checksumOf(index) };
   }
 
@@ -228,11 +228,15 @@ export class IndexedLayers implements LayerStore {
     detachIndex(join(this.#layersDir, name, 'fs'));
   }
 
-  /** What several layers are made of counts for each of them in part. */
-  usage({ usage, tar }: Layer): Usage {
-    const stored = tar && this.#tars.get(tar.file);
-    if (stored === undefined) return usage;
-    return { sizeBytes: usage.sizeBytes + Math.floor(stored.diskBytes / stored.users), inodes: usage.inodes + 1 };
+  /** All but what the record itself takes was known when it was written. */
+  usage({ usage }: Layer, { record }: LayerFiles): DiskUsage {
+    return { sizeBytes: usage.sizeBytes + record.sizeBytes, inodes: usage.inodes };
+  }
+
+  async shared(): Promise<DiskUsage> {
+    const { sizeBytes, inodes } = await usageOf([this.#tarsDir]);
+    const tars = [...this.#tars.values()];
+    return { sizeBytes: tars.reduce((sum, { diskBytes }) => sum + diskBytes, sizeBytes), inodes: inodes + tars.length };
   }
 
   async isIntact(op: Op, { name, tar, index }: Layer, depth: CheckDepth): Promise<boolean> {

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
-import type { Usage } from '../../../src/snapshot/snapshotter.ts';
+import type { DiskUsage } from '../../../src/os/disk-usage.ts';
 import { LayerUsages } from '../../../src/stats/layer-usage.ts';
 
-const usage = (sizeBytes: number): Usage => ({ sizeBytes, inodes: 1 });
+const usage = (sizeBytes: number): DiskUsage => ({ sizeBytes, inodes: 1 });
 const nsAgo = (ms: number): string => String(BigInt(Date.now() - ms) * 1_000_000n);
 
 describe('stats/layer-usage', () => {
@@ -19,7 +19,7 @@ describe('stats/layer-usage', () => {
   });
 
   it('does not wait for a layer that takes long: nothing at first, then what was known', async () => {
-    let release: ((value: Usage) => void) | undefined;
+    let release: ((value: DiskUsage) => void) | undefined;
     const layers = new LayerUsages({ usage: () => new Promise((resolve) => (release = resolve)) }, 20);
     const ask = () => layers.of({ id: 'a', config, finishedAtNs: undefined });
     const config = {};

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { kindOf, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { IsalGunzip } from '../os/isal.ts';
 import { createErofsSnapshotter } from './erofs/erofs.ts';
 import { createOverlaySnapshotter } from './overlay.ts';
 import type { Snapshotter } from './snapshotter.ts';
@@ -14,8 +15,13 @@ export interface ChosenSnapshotter {
 /** Each keeps to a directory of its own below `root`. `auto`: erofs where it mounts. failedPrecondition when this machine can't do what was asked for by name. */
 export async function createSnapshotter(
   kind: 'overlay' | 'erofs' | 'auto',
-  { root, log }: { root: string; log: Logger },
+  places: { root: string; log: Logger },
 ): Promise<ChosenSnapshotter> {
+  const { snapshotter, facts } = await choose(kind, places);
+  return { snapshotter, facts: { ...facts, gzip: IsalGunzip.open() === undefined ? 'zlib' : 'ISA-L' } };
+}
+
+async function choose(kind: 'overlay' | 'erofs' | 'auto', { root, log }: { root: string; log: Logger }): Promise<ChosenSnapshotter> {
   if (kind === 'overlay') return overlay(root, log, {});
   try {
     const snapshotter = await createErofsSnapshotter({ root: join(root, 'erofs'), log });

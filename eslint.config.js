@@ -24,5 +24,20 @@ export default tseslint.config(
     ignores: ['src/main.ts', 'src/os/*-worker.ts'],
     rules: { 'no-restricted-properties': ['error', { object: 'process', property: 'exit' }] },
   },
+  {
+    files: ['src/**/*.ts'],
+    rules: {
+      '@typescript-eslint/no-restricted-imports': [
+        'error',
+        {
+          paths: ['node:http', 'node:tls'].map((name) => ({
+            name,
+            message: 'Values of it come from base/node-http.',
+            allowTypeImports: true,
+          })),
+        },
+      ],
+    },
+  },
   { files: ['test/**/*.ts'], rules: { '@typescript-eslint/no-unused-expressions': 'off' } },
 );

@@ -39,6 +39,7 @@ import { sdNotify } from './os/notify.ts';
 import { startReactor, stopReactor } from './os/reactor.ts';
 import { selinuxDefaults } from './os/selinux.ts';
 import { RecordStore } from './os/record-store.ts';
+import { returnSpareMemory } from './os/spare-memory.ts';
 import { createHandlers } from './runtime/handlers.ts';
 import type { SandboxDeps } from './sandbox/deps.ts';
 import { findPodSandbox } from './sandbox/list.ts';
@@ -64,6 +65,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   for (const dir of [config.state, config.root]) stack.use(onlyInstance(dir));
   await startReactor();
   stack.defer(stopReactor);
+  stack.use(returnSpareMemory());
 
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const tasks = new TaskSet(log);

@@ -1,7 +1,7 @@
-import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { createServer } from '../base/node-http.ts';
 
 /** One finished call, as `cri/unary` saw it. */
 export interface CallSeen {

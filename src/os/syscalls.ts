@@ -66,6 +66,7 @@ const c = {
   lsetxattr: libc.func('int lsetxattr(const char *path, const char *name, void *value, size_t size, int flags)'),
   lgetxattr: libc.func('long lgetxattr(const char *path, const char *name, void *value, size_t size)'),
   syncfs: libc.func('int syncfs(int fd)'),
+  mallocTrim: libc.func('int malloc_trim(size_t pad)'),
 };
 
 /** These are the same on every architecture. */
@@ -381,6 +382,9 @@ export function getXattr(path: string, name: string): Buffer | undefined {
 }
 
 export const syncfs = (fd: number): number => check(c.syncfs(fd) as number, 'syncfs');
+
+/** What malloc holds free goes back to the system; 1 ms. */
+export const mallocTrim = (): void => void c.mallocTrim(0);
 
 // Loop devices -----------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 import { readFileSync } from 'node:fs';
-import { Agent as HttpAgent, request as httpRequest } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
-import { rootCertificates } from 'node:tls';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
+import { Agent as HttpAgent, request as httpRequest, rootCertificates } from '../base/node-http.ts';
 import type { RegistryHost } from './hosts.ts';
 
 const HEADER_TIMEOUT_MS = 30_000;
@@ -40,7 +39,7 @@ function agentOf(host: Connection): HttpsAgent {
     keepAlive: true,
     maxSockets: 32,
     rejectUnauthorized: !host.skipVerify,
-    ...(ca.length > 0 ? { ca: [...rootCertificates, ...ca] } : {}),
+    ...(ca.length > 0 ? { ca: [...rootCertificates(), ...ca] } : {}),
     ...(client.length > 0 ? { cert: client.map((each) => each.cert).join('\n'), key: client.map((each) => each.key).join('\n') } : {}),
   });
   agents.set(key, agent);

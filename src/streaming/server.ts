@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import type { IncomingMessage, Server, ServerOptions } from 'node:http';
-import { createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { ClassifiedError, invalidArgument, messageOf, notFound, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { createServer } from '../base/node-http.ts';
 import { TaskSet } from '../base/task-set.ts';
 import type { AttachRequest } from '../gen/cri/runtime/v1/AttachRequest.ts';
 import type { ExecRequest } from '../gen/cri/runtime/v1/ExecRequest.ts';

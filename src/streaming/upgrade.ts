@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http';
-import { STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Logger } from '../base/log.ts';
 import { messageOf } from '../base/errors.ts';
+import { STATUS_CODES } from '../base/node-http.ts';
 import type { StreamingLimits } from './limits.ts';
 import { httpStatus } from './status.ts';
 

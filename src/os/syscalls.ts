@@ -32,6 +32,17 @@ export function check(result: number, call: string, detail = ''): number {
   return result;
 }
 
+/** On a thread of libuv's pool: for what may wait for a disk. `args` have to be kept by the caller until it resolves. */
+const apart = (call: ReturnType<typeof libc.func>, name: string, ...args: unknown[]): Promise<number> =>
+  new Promise((resolve, reject) => {
+    call.async(...args, (error: Error | null, result: number) => {
+      if (error !== null) return reject(error);
+      // koffi brings the thread's errno along, for as long as this callback runs.
+      if (result < 0) reject(new SyscallError(name, koffi.errno(), ''));
+      else resolve(result);
+    });
+  });
+
 const c = {
   mount: libc.func('int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)'),
   umount2: libc.func('int umount2(const char *target, int flags)'),
@@ -46,6 +57,7 @@ const c = {
   setresuid: libc.func('syscall', 'long', ['long', 'int', 'int', 'int']),
   statx: libc.func('int statx(int dirfd, const char *path, int flags, unsigned int mask, void *out)'),
   mountSetattr: libc.func('syscall', 'long', ['long', 'int', 'str', 'unsigned int', 'void *', 'size_t']),
+  quotactlFd: libc.func('syscall', 'long', ['long', 'int', 'unsigned int', 'unsigned int', 'void *']),
   waitid: libc.func('int waitid(int type, int id, void *info, int options)'),
   pipe2: libc.func('int pipe2(void *fds, int flags)'),
   fcntl: libc.func('int fcntl(int fd, int command, long argument)'),
@@ -70,7 +82,15 @@ const c = {
 };
 
 /** These are the same on every architecture. */
-const SYS = { pidfdSendSignal: 424, openTree: 428, moveMount: 429, pidfdOpen: 434, openat2: 437, mountSetattr: 442 } as const;
+const SYS = {
+  pidfdSendSignal: 424,
+  openTree: 428,
+  moveMount: 429,
+  pidfdOpen: 434,
+  openat2: 437,
+  mountSetattr: 442,
+  quotactlFd: 443,
+} as const;
 const SYS_SETRESUID = ARM64 ? 147 : 117;
 
 export const O_CLOEXEC = 0o2000000;
@@ -385,6 +405,56 @@ export const syncfs = (fd: number): number => check(c.syncfs(fd) as number, 'syn
 
 /** What malloc holds free goes back to the system; 1 ms. */
 export const mallocTrim = (): void => void c.mallocTrim(0);
+
+// Project ids --------------------------------------------------------------------------------------
+
+const FS_IOC_FSGETXATTR = 0x801c581f;
+const FS_IOC_FSSETXATTR = 0x401c5820;
+/** struct fsxattr: fsx_xflags, fsx_extsize, fsx_nextents, fsx_projid, and what is of no concern here. */
+const FSXATTR_BYTES = 28;
+const FS_XFLAG_PROJINHERIT = 0x200;
+
+export interface Project {
+  readonly id: number;
+  /** Of a directory: what is made in it belongs to the same project, and nothing of another can be moved or linked into it (EXDEV). */
+  readonly inherits: boolean;
+}
+
+/** Project of an open file; ENOTTY, EOPNOTSUPP: its filesystem has none. */
+export async function getProject(fd: number): Promise<Project> {
+  const attributes = await fsxattr(fd);
+  return { id: attributes.readUInt32LE(12), inherits: (attributes.readUInt32LE(0) & FS_XFLAG_PROJINHERIT) !== 0 };
+}
+
+/** Its other attributes stay as they are. */
+export async function setProject(fd: number, { id, inherits }: Project): Promise<void> {
+  const attributes = await fsxattr(fd);
+  const flags = attributes.readUInt32LE(0) & ~FS_XFLAG_PROJINHERIT;
+  attributes.writeUInt32LE((flags | (inherits ? FS_XFLAG_PROJINHERIT : 0)) >>> 0, 0);
+  attributes.writeUInt32LE(id, 12);
+  await apart(c.ioctl, 'set project', fd, FS_IOC_FSSETXATTR, attributes);
+}
+
+async function fsxattr(fd: number): Promise<Buffer> {
+  const attributes = Buffer.alloc(FSXATTR_BYTES);
+  await apart(c.ioctl, 'get project', fd, FS_IOC_FSGETXATTR, attributes);
+  return attributes;
+}
+
+const PRJQUOTA = 2;
+const Q_GETQUOTA = 0x800007;
+/** struct if_dqblk: dqb_curspace at 16, dqb_curinodes at 40. */
+const IF_DQBLK_BYTES = 72;
+
+/**
+ * What the filesystem of `fd` counts for a project: bytes, with what is still to be written to the disk, and inodes. Linux 5.14, CAP_SYS_ADMIN. ESRCH, ENOSYS:
+ * it counts nothing. ENOENT: it has never heard of that project (XFS).
+ */
+export async function projectQuota(fd: number, id: number): Promise<{ sizeBytes: number; inodes: number }> {
+  const counted = Buffer.alloc(IF_DQBLK_BYTES);
+  await apart(c.quotactlFd, 'quotactl', SYS.quotactlFd, fd, ((Q_GETQUOTA << 8) | PRJQUOTA) >>> 0, id, counted);
+  return { sizeBytes: Number(counted.readBigUInt64LE(16)), inodes: Number(counted.readBigUInt64LE(40)) };
+}
 
 // Loop devices -----------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ async function choose(kind: 'overlay' | 'erofs' | 'auto', { root, log }: { root:
   if (kind === 'overlay') return overlay(root, log, {});
   try {
     const snapshotter = await createErofsSnapshotter({ root: join(root, 'erofs'), log });
-    return { snapshotter, facts: { name: snapshotter.name, ...snapshotter.support } };
+    return { snapshotter, facts: { name: snapshotter.name, ...snapshotter.support, usage: snapshotter.usageMethod } };
   } catch (error) {
     if (kind === 'erofs' || kindOf(error) !== 'failedPrecondition') throw error;
     log.warn({ err: messageOf(error) }, 'layers are unpacked: EROFS indexes can not be mounted here');
@@ -35,5 +35,5 @@ async function choose(kind: 'overlay' | 'erofs' | 'auto', { root, log }: { root:
 
 async function overlay(root: string, log: Logger, facts: object): Promise<ChosenSnapshotter> {
   const snapshotter = await createOverlaySnapshotter({ root: join(root, 'overlay'), log });
-  return { snapshotter, facts: { name: snapshotter.name, ...facts } };
+  return { snapshotter, facts: { name: snapshotter.name, ...facts, usage: snapshotter.usageMethod } };
 }

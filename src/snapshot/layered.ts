@@ -14,7 +14,7 @@ import { Slots } from '../base/slots.ts';
 import { syncDir, writeJson } from '../os/atomic-file.ts';
 import type { DiskUsage } from '../os/disk-usage.ts';
 import { sumOf, usageOf } from '../os/disk-usage.ts';
-import { UsageCache } from './disk.ts';
+import type { openProjectCounter } from '../os/project-counter.ts';
 import type { LayerFiles, LayerStore, Unpacked } from './layer-store.ts';
 import type { OverlayOptions } from './overlay-mounts.ts';
 import { bindMounts, overlayMount, probeIdmap, probeOverlay, ShortDir } from './overlay-mounts.ts';
@@ -22,8 +22,9 @@ import type { Active, Layer } from './overlay-records.ts';
 import { ACTIVE_RECORD, isWhole, LAYER_RECORD, loadActives, loadLayers, visibleLayers } from './overlay-records.ts';
 import { remembered } from './remembered.ts';
 import { IDMAPPED_DIR } from './snapshotter.ts';
-import type { CheckDepth, LayerSource, MountSpec, RootfsIdmap, Snapshotter } from './snapshotter.ts';
+import type { CheckDepth, LayerSource, MountSpec, RootfsIdmap, Snapshotter, UsageMethod } from './snapshotter.ts';
 import { Trash } from './trash.ts';
+import { WritableUsage } from './writable-usage.ts';
 
 const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 /** Whoever owns what nobody in the user namespace does. */
@@ -38,13 +39,20 @@ export interface StorePlaces {
   readonly trash: Trash;
 }
 
+export interface LayeredOptions {
+  readonly root: string;
+  readonly log: Logger;
+  /** Of the filesystem that `root` is on. */
+  readonly openCounter?: typeof openProjectCounter;
+}
+
 /**
  * Layers that a store keeps, a container's rootfs an overlay over them. `<root>/layers/<n>/{fs,layer.json}`, `<root>/active/<key>/{upper,work,snapshot.json}`;
  * what is unfinished lies in tmp/, what is being deleted in trash/, and both are emptied at the start. `root` belongs to one process at a time. invalidArgument:
  * its path can't stand in mount options.
  */
 export async function createLayeredSnapshotter(
-  { root, log }: { root: string; log: Logger },
+  { root, log, openCounter }: LayeredOptions,
   openStore: (places: StorePlaces) => Promise<LayerStore>,
 ): Promise<Snapshotter> {
   if (/[,:\\\s]/.test(root)) throw invalidArgument('root', `${JSON.stringify(root)} has a character that mount options can't hold`);
@@ -58,7 +66,8 @@ export async function createLayeredSnapshotter(
     options: await probeOverlay(join(root, 'tmp')),
     idmaps: await probeIdmap(join(root, 'tmp')),
   }));
-  const snapshotter = new LayeredSnapshotter({ root, log, trash, store, ...overlays });
+  const usage = await WritableUsage.open(root, log, openCounter);
+  const snapshotter = new LayeredSnapshotter({ root, log, trash, store, usage, ...overlays });
   await snapshotter.load();
   return snapshotter;
 }
@@ -68,6 +77,7 @@ interface Parts {
   readonly log: Logger;
   readonly trash: Trash;
   readonly store: LayerStore;
+  readonly usage: WritableUsage;
   readonly options: OverlayOptions;
   readonly idmaps: boolean;
 }
@@ -75,6 +85,7 @@ interface Parts {
 class LayeredSnapshotter implements Snapshotter {
   readonly name: string;
   readonly idmaps: boolean;
+  readonly usageMethod: UsageMethod;
   readonly #parts: Parts;
   readonly #layersDir: string;
   readonly #shortDir: ShortDir;
@@ -87,7 +98,6 @@ class LayeredSnapshotter implements Snapshotter {
   readonly #active = new Map<string, Active | undefined>();
   /** By chainId, or `active <key>`. */
   readonly #locks = new KeyedLock();
-  readonly #usages = new UsageCache();
   /** Keys of the snapshots that stand on a layer, by its name. */
   readonly #users = new Map<string, Set<string>>();
   readonly #files = new WeakMap<Layer, LayerFiles>();
@@ -98,13 +108,14 @@ class LayeredSnapshotter implements Snapshotter {
   constructor(parts: Parts) {
     this.name = parts.store.name;
     this.idmaps = parts.idmaps;
+    this.usageMethod = parts.usage.method;
     this.#parts = parts;
     this.#layersDir = join(parts.root, 'layers');
     this.#shortDir = new ShortDir(this.#layersDir);
   }
 
   async load(): Promise<void> {
-    const { root, log, store, trash } = this.#parts;
+    const { root, log, store, trash, usage } = this.#parts;
     const layers = await loadLayers(this.#layersDir, log);
     const actives = await loadActives(join(root, 'active'), log);
     const lost = new Set(await store.load(layers.records));
@@ -113,7 +124,10 @@ class LayeredSnapshotter implements Snapshotter {
       await this.#count(layer);
       this.#layers.set(layer.chainId, layer);
     }
-    for (const active of actives.records) this.#active.set(active.key, active);
+    for (const active of actives.records) {
+      this.#active.set(active.key, active);
+      if (!active.readOnly) await usage.adopt(active.key, join(root, 'active', active.key));
+    }
     for (const key of actives.broken) this.#active.set(key, undefined);
     for (const { key, parent } of actives.records) if (parent === null || isWhole(this.#layers, parent)) this.#stand(key, parent);
     const names = [...layers.records.map(({ name }) => name), ...layers.broken];
@@ -275,7 +289,7 @@ class LayeredSnapshotter implements Snapshotter {
   }
 
   async #create(active: Active, idmap: RootfsIdmap | undefined): Promise<void> {
-    const { root } = this.#parts;
+    const { root, usage } = this.#parts;
     const layers = visibleLayers(this.#layers, active.parent);
     // From here on nobody can remove the layers.
     this.#active.set(active.key, active);
@@ -284,8 +298,10 @@ class LayeredSnapshotter implements Snapshotter {
     try {
       for (const layer of layers) this.#parts.store.mount(layer);
       const upper = join(temporary, 'upper');
+      await mkdir(temporary, { mode: 0o700 });
+      if (!active.readOnly) await usage.begin(active.key, temporary);
+      await mkdir(upper, { mode: 0o700 });
       // Its whole directory comes by one rename: the record needs none of its own.
-      await mkdir(upper, { recursive: true, mode: 0o700 });
       await writeFile(join(temporary, ACTIVE_RECORD), JSON.stringify(active), { mode: 0o600 });
       if (!active.readOnly) await mkdir(join(temporary, 'work'), { mode: 0o700 });
       // The merged root looks like the topmost directory, which is ours.
@@ -298,6 +314,7 @@ class LayeredSnapshotter implements Snapshotter {
     } catch (error) {
       this.#active.delete(active.key);
       this.#leave(active.key);
+      usage.forget(active.key);
       await this.#parts.trash.discard(temporary, ACTIVE_RECORD);
       throw error;
     }
@@ -339,7 +356,7 @@ class LayeredSnapshotter implements Snapshotter {
     // Not waited for: a container's files may be many.
     void (await this.#parts.trash.discard(join(this.#parts.root, 'active', key), ACTIVE_RECORD)).deleted;
     this.#active.delete(key);
-    this.#usages.forget(key);
+    this.#parts.usage.forget(key);
     this.#leave(key);
   }
 
@@ -381,11 +398,10 @@ class LayeredSnapshotter implements Snapshotter {
     return [...this.#layers.keys()];
   }
 
-  /** Of the writable layer; measured at most every ten seconds. notFound. */
   async usage(key: string): Promise<DiskUsage> {
     if (!this.#active.has(key)) throw notFound('snapshot', key);
-    const upper = this.upperDir(key);
-    return upper === undefined ? NOTHING : this.#usages.of(key, upper);
+    const { root, usage } = this.#parts;
+    return this.upperDir(key) === undefined ? NOTHING : usage.of(key, join(root, 'active', key));
   }
 
   /** From what is known of each; those that are damaged but not gone yet are among them. */

@@ -1,11 +1,11 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import type { DiskUsage } from '../os/disk-usage.ts';
 import { sumOf } from '../os/disk-usage.ts';
 import { FilesystemSync, measureTree } from './disk.ts';
 import type { LayerFiles, LayerStore, Unpacked } from './layer-store.ts';
+import type { LayeredOptions } from './layered.ts';
 import { createLayeredSnapshotter } from './layered.ts';
 import type { Layer } from './overlay-records.ts';
 import type { LayerSource, Snapshotter } from './snapshotter.ts';
@@ -15,7 +15,7 @@ import { unpackLayer } from './unpack.ts';
 import { adoptImpliedDirs } from './whiteouts.ts';
 
 /** Layers as directories, unpacked once by an external tar. */
-export function createOverlaySnapshotter(options: { root: string; log: Logger; tools?: Tools }): Promise<Snapshotter> {
+export function createOverlaySnapshotter(options: LayeredOptions & { tools?: Tools }): Promise<Snapshotter> {
   return createLayeredSnapshotter(options, async ({ root }) => new DirectoryLayers(root, options.tools ?? findTools()));
 }
 

@@ -52,6 +52,9 @@ export interface GrowingBlob {
   readonly sizeBytes: number;
 }
 
+/** How it is found out what containers have written, and why not by quotas. */
+export type UsageMethod = { readonly by: 'project quota' } | { readonly by: 'walk'; readonly why: string };
+
 /** `quick`: sizes, and what is read fast. `full`: all of the bytes, in no hurry. */
 export type CheckDepth = 'quick' | 'full';
 
@@ -63,6 +66,7 @@ export interface Snapshotter {
   readonly name: string;
   /** `prepare` and `view` can be asked for an idmap: this kernel and this filesystem have it. */
   readonly idmaps: boolean;
+  readonly usageMethod: UsageMethod;
   /** Unpacks one layer onto its parent and commits it as chainId. Verifies the diffID (dataLoss). Already committed: no work. */
   commitLayer(op: Op, layer: LayerSource, chain: { parent: Digest | undefined; chainId: Digest }): Promise<void>;
   hasLayer(chainId: Digest): Promise<boolean>;
@@ -82,7 +86,7 @@ export interface Snapshotter {
   removeLayer(op: Op, chainId: Digest): Promise<void>;
   keys(): Promise<string[]>;
   layers(): Promise<Digest[]>;
-  /** Of what is written into it. notFound. */
+  /** Of what is written into it: at this moment where it is counted, with all that the snapshot itself needs; at most ten seconds old where it is walked. notFound. */
   usage(key: string): Promise<DiskUsage>;
   /** What all layers take on disk, with their records and directories; without what is still being unpacked, or deleted. */
   layersUsage(): Promise<DiskUsage>;

@@ -16,7 +16,7 @@ export interface MeasuredLayer {
 }
 
 /**
- * What writable layers take. The measuring walks the layer, so it is not waited for beyond a second: then the last known usage answers, or undefined.
+ * What writable layers take. The measuring may walk the layer, so it is not waited for beyond a second: then the last known usage answers, or undefined.
  * A layer of a container that has exited is measured once more and then never again, however many there are.
  */
 export class LayerUsages {

@@ -184,6 +184,8 @@ export class Coming {
 export interface SnapshotterSuiteOptions {
   /** Called again on the same root for a "restarted daemon". */
   open(root: string): Promise<Snapshotter>;
+  /** Where directories of tests are made. */
+  below?(): string;
 }
 
 const dir = (name: string, more: Partial<Header> = {}): Entry => ({ name, type: 'directory', mode: 0o755, ...more });
@@ -196,13 +198,13 @@ export const failure = async (promise: Promise<unknown>): Promise<{ kind: string
   );
 
 /** What every Snapshotter does, whatever it keeps layers in. Needs root. */
-export function snapshotterSuite(name: string, { open }: SnapshotterSuiteOptions): void {
+export function snapshotterSuite(name: string, { open, below }: SnapshotterSuiteOptions): void {
   describe(`snapshotter ${name}`, function () {
     this.timeout(60_000);
     let bed: SnapshotBed;
     let snapshotter: Snapshotter;
     beforeEach(async () => {
-      bed = new SnapshotBed();
+      bed = new SnapshotBed(below?.());
       snapshotter = await open(bed.root);
     });
     afterEach(() => bed.dispose());

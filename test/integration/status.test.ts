@@ -36,7 +36,13 @@ describe('status', function () {
     expect(short.runtimeHandlers.map(({ name }) => name)).to.include.members(['', 'runc']);
     expect(short.features?.supplementalGroupsPolicy).to.equal(true);
     const { info } = await bed.cri.runtime('status', { verbose: true });
-    const config = JSON.parse(info['config'] ?? '') as { config: { root: string; socket: string }; cgroups: string };
+    const config = JSON.parse(info['config'] ?? '') as {
+      config: { root: string; socket: string };
+      cgroups: string;
+      snapshotter: { usage: { by: string; why?: string } };
+    };
+    const { by, why } = config.snapshotter.usage;
+    expect([by, why === undefined]).to.deep.equal(why === undefined ? ['project quota', true] : ['walk', false]);
     expect(config.config).to.include({ root: bed.gantry.root, socket: bed.gantry.socket });
     expect(config.cgroups).to.be.oneOf(['v1', 'v2', 'hybrid']);
     expect(JSON.parse(info['operations'] ?? '')).to.deep.equal({ runPodSandbox: [], createContainer: [] });

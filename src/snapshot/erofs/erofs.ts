@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Logger } from '../../base/log.ts';
+import type { LayeredOptions } from '../layered.ts';
 import { createLayeredSnapshotter } from '../layered.ts';
 import { remembered } from '../remembered.ts';
 import type { Snapshotter } from '../snapshotter.ts';
@@ -18,11 +18,7 @@ export interface ErofsSnapshotter extends Snapshotter {
  * Layers are never unpacked: their tars stay as they are, `<root>/tars/`, each once, and the kernel mounts an index of each (DESIGN 3.6). failedPrecondition
  * when this machine can't. `backings`: those to try, best first.
  */
-export async function createErofsSnapshotter(options: {
-  root: string;
-  log: Logger;
-  backings?: readonly Backing[];
-}): Promise<ErofsSnapshotter> {
+export async function createErofsSnapshotter(options: LayeredOptions & { backings?: readonly Backing[] }): Promise<ErofsSnapshotter> {
   let support: ErofsSupport | undefined;
   const snapshotter = await createLayeredSnapshotter(options, async (places) => {
     await mkdir(join(places.root, 'tars'), { recursive: true, mode: 0o700 });

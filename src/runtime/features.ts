@@ -2,6 +2,7 @@ import { release } from 'node:os';
 import type { Op } from '../base/op.ts';
 import { run } from '../os/spawn.ts';
 import type { HandlerFeatures } from './runtime.ts';
+import type { StartFifo } from './start-fifo.ts';
 
 /** Of a runtime that has no word on features. */
 export const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false, seccomp: true };
@@ -67,11 +68,15 @@ export interface Traits {
   readonly hostProcesses: boolean;
   /** Where `exec --cgroup` can be trusted. crun 1.8 on v1 takes the process out of all of the container's other cgroups. */
   readonly subCgroups: 'v1+v2' | 'v2' | 'none';
+  /** How init is told to go on; undefined: only the runtime knows. */
+  readonly startFifo: StartFifo | undefined;
 }
+
+const START_FIFOS: Readonly<Record<string, StartFifo>> = { runc: 'read', crun: 'write' };
 
 /** `runc version 1.1.5+ds1` / `runsc version release-2022...`; an unknown program is driven like runc, the reference, but without sub-cgroups. */
 export function parseTraits(versionOutput: string): Traits {
   const [, program = 'unknown', version = ''] = /^(\S+) version:? (\S+)/m.exec(versionOutput) ?? [];
   const subCgroups = program === 'runc' ? 'v1+v2' : program === 'crun' ? 'v2' : 'none';
-  return { program, version, hostProcesses: program !== 'runsc', subCgroups };
+  return { program, version, hostProcesses: program !== 'runsc', subCgroups, startFifo: START_FIFOS[program] };
 }

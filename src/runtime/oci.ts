@@ -35,6 +35,7 @@ import type {
   TerminalSize,
 } from './runtime.ts';
 import { killSandboxed } from './sandboxed.ts';
+import { startByFifo } from './start-fifo.ts';
 import { StateDir } from './state-dir.ts';
 import type { ContainerState } from './state-dir.ts';
 import { dismantle } from './teardown.ts';
@@ -134,8 +135,10 @@ class ConmonRuntime implements OciRuntime {
 
   async #create(op: Op, request: CreateRequest): Promise<CreatedContainer> {
     const { id, bundle, io } = request;
-    const config: unknown = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
-    const state = { version: 1, bundle, logPath: io.logPath, tty: io.tty, cgroupPath: cgroupPathOf(config), created: undefined } as const;
+    const config = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8')) as { hooks?: { poststart?: readonly unknown[] } };
+    const hasStartHooks = (config.hooks?.poststart ?? []).length > 0;
+    const cgroupPath = cgroupPathOf(config);
+    const state = { version: 1, bundle, logPath: io.logPath, tty: io.tty, cgroupPath, hasStartHooks, created: undefined } as const;
     const { hostProcesses } = await this.#cli.traits(op);
     const files = this.#state.add(id, state);
     await using rollback = new Rollback(op);
@@ -157,7 +160,10 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async start(op: Op, id: string): Promise<void> {
-    await this.#needed(id);
+    const { created, hasStartHooks } = await this.#needed(id);
+    const { startFifo } = await this.#cli.traits(op);
+    const fifo = join(this.#state.root, id, 'exec.fifo');
+    if (created && startFifo && !hasStartHooks && (await startByFifo(op, fifo, startFifo, created.init))) return;
     await this.#cli.verb(op, ['start', id]);
   }
 

@@ -13,6 +13,8 @@ export interface ContainerState {
   readonly tty: boolean;
   /** As /proc/PID/cgroup spells it; undefined while the runtime hasn't said. */
   readonly cgroupPath: string | undefined;
+  /** There are hooks for the runtime to run when it starts the container. */
+  readonly hasStartHooks?: boolean;
   readonly created: { readonly init: ProcessRef; readonly monitor: ProcessRef } | undefined;
 }
 

@@ -38,6 +38,7 @@ export interface BundleOptions {
   readonly tty?: boolean;
   readonly memoryBytes?: number;
   readonly env?: readonly string[];
+  readonly poststart?: ReadonlyArray<{ readonly path: string; readonly args: readonly string[] }>;
 }
 
 const APPLETS = ['sh', 'sleep', 'echo', 'setsid', 'cat', 'ps', 'dd', 'yes', 'kill', 'mkdir', 'touch', 'env', 'stty', 'true', 'seq'];
@@ -113,6 +114,7 @@ export class TestBed {
       ociVersion: '1.0.0',
       process: this.process(args, options),
       root: { path: this.#rootfs },
+      ...(options.poststart && { hooks: { poststart: options.poststart } }),
       hostname: 'test',
       mounts: [
         { destination: '/proc', type: 'proc', source: 'proc' },
@@ -242,6 +244,37 @@ export function runtimeSuite(name: string, options: RuntimeSuiteOptions): void {
       expect(Math.abs(Number(exit.exitedAtNs / 1_000_000n) - Date.now())).to.be.lessThan(10_000);
       expect(bed.log(id).split('\n').sort()).to.deep.equal(['', 'err', 'out']);
     });
+
+    it('knows whether it has started a container, and starts it once', async () => {
+      const created = await bed.create(runtime, id, SLEEPER);
+      expect(await runtime.isStarted(op(), id)).to.equal(false);
+      await runtime.start(op(), id);
+      expect(await runtime.isStarted(op(), id)).to.equal(true);
+      expect((await failure(runtime.start(op(), id))).kind).to.equal('internal');
+      await runtime.kill(op(), id, SIGKILL, false);
+      await runtime.waitExit(id, created);
+    });
+
+    // gVisor's waits for ever.
+    if (options.hostProcesses) {
+      it('does not start what has ended, and says so in the words of the runtime', async () => {
+        const created = await bed.create(runtime, id, SLEEPER);
+        await runtime.kill(op(), id, SIGKILL, false);
+        await runtime.waitExit(id, created);
+        const { kind, message } = await failure(runtime.start(op(), id));
+        expect(kind).to.equal('internal');
+        expect(message).to.match(/ start .*(stopped|not running|dead|sandbox)/i);
+      });
+
+      it('runs the hooks of a start', async () => {
+        const file = join(bed.dir, `${id}.hook`);
+        const created = await bed.started(runtime, id, ['/bin/true'], {
+          poststart: [{ path: '/bin/sh', args: ['sh', '-c', `echo ran >${file}`] }],
+        });
+        await runtime.waitExit(id, created);
+        expect(readFileSync(file, 'utf8')).to.equal('ran\n');
+      });
+    }
 
     it('splits long lines and loses nothing of a burst before the exit', async () => {
       const created = await bed.started(runtime, id, ['/bin/sh', '-c', 'seq 1 200000; echo -n tail']);

@@ -1,6 +1,7 @@
+import type { ChildProcess } from 'node:child_process';
 import { spawn as spawnChild } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
@@ -11,8 +12,8 @@ import type { OciRuntime } from '../../src/runtime/oci.ts';
 import { findProgram } from '../../src/runtime/program.ts';
 import { StateDir } from '../../src/runtime/state-dir.ts';
 import { runtimeStreamsSuite } from '../conformance/runtime-streams.ts';
-import type { RuntimeSuiteOptions } from '../conformance/runtime.ts';
-import { op, pidsWith, runtimeSuite, TestBed, until } from '../conformance/runtime.ts';
+import type { BundleOptions, RuntimeSuiteOptions } from '../conformance/runtime.ts';
+import { op, pidsWith, runtimeSuite, SIGKILL, TestBed, until } from '../conformance/runtime.ts';
 import { idmappingRunc } from '../lib/programs.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
@@ -167,20 +168,7 @@ describe('conmon edges (runc)', function () {
     for (let round = 0; round < 12; round++) {
       const id = bed.newId();
       const request = { id, bundle: bed.bundle(id, ['/bin/sleep', '1000']), io: bed.io(id), cgroupParent: '' };
-      const script = `
-        const { createOciRuntime } = await import(${JSON.stringify(join(ROOT, 'src/runtime/oci.ts'))});
-        const { newOp } = await import(${JSON.stringify(join(ROOT, 'src/base/op.ts'))});
-        const { silentLogger: log } = await import(${JSON.stringify(join(ROOT, 'src/base/log.ts'))});
-        const handler = { name: 'test', type: 'oci', path: 'runc', args: [], snapshotter: 'overlay' };
-        const runtime = createOciRuntime({ handler, conmonPath: 'conmon', stateDir: ${JSON.stringify(bed.stateDir)}, cgroupDriver: 'cgroupfs', log });
-        await runtime.version(newOp('version'));
-        process.stdout.write('go');
-        await runtime.create(newOp('create'), ${JSON.stringify(request)});
-        setInterval(() => undefined, 1000);`;
-      const main = join(bed.dir, 'daemon.mjs');
-      writeFileSync(main, script);
-      const daemon = spawnChild(process.execPath, [main], { stdio: ['ignore', 'pipe', 'inherit'] });
-      await once(daemon.stdout, 'data');
+      const daemon = await driver(bed, `await runtime.create(newOp('create'), ${JSON.stringify(request)});`);
       await sleep(round * 4);
       daemon.kill('SIGKILL');
       await once(daemon, 'exit');
@@ -188,4 +176,71 @@ describe('conmon edges (runc)', function () {
       bed.expectGone(id);
     }
   });
+
+  it('starts containers without a process of the runtime, unless it has hooks to run', async () => {
+    const verbs = join(bed.dir, 'verbs');
+    const wrapper = join(bed.dir, 'runc');
+    writeFileSync(wrapper, `#!/bin/sh\necho "$@" >>${verbs}\nexec runc "$@"\n`, { mode: 0o755 });
+    const runtime = open(wrapper, [], bed.stateDir);
+    const started = async (options: BundleOptions): Promise<string> => {
+      writeFileSync(verbs, '');
+      const id = bed.newId();
+      const created = await bed.started(runtime, id, ['/bin/sh', '-c', 'exit 3'], options);
+      expect(await runtime.waitExit(id, created)).to.include({ exitCode: 3 });
+      await runtime.delete(op(), id);
+      bed.expectGone(id);
+      return readFileSync(verbs, 'utf8');
+    };
+    const plain = await started({});
+    expect(plain).to.match(/ create /);
+    expect(plain).to.not.match(/ start /);
+    expect(await started({ poststart: [{ path: '/bin/true', args: ['true'] }] })).to.match(/ start /);
+  });
+
+  it('knows what it started when it was killed anywhere in a start', async function () {
+    this.timeout(60_000);
+    const runtime = open('runc', [], bed.stateDir);
+    const seen = new Set<string>();
+    for (let round = 0; round < 12; round++) {
+      const id = bed.newId();
+      const created = await bed.create(runtime, id, ['/bin/sh', '-c', 'echo here; exec sleep 1000']);
+      const daemon = await driver(bed, `await runtime.start(newOp('start'), ${JSON.stringify(id)});`);
+      if (round > 0) await sleep(round / 4);
+      daemon.kill('SIGKILL');
+      await once(daemon, 'exit');
+      const outcome = (await runtime.isStarted(op(), id))
+        ? 'started'
+        : // Nothing has begun, and it can be started still; or its init found nobody there and has ended.
+          await runtime.start(op(), id).then(
+            () => 'started again',
+            () => 'ended',
+          );
+      seen.add(outcome);
+      if (outcome !== 'ended') await until('it to run', () => bed.log(id).includes('here'));
+      await runtime.kill(op(), id, SIGKILL, true);
+      await runtime.waitExit(id, created);
+      await runtime.delete(op(), id);
+      bed.expectGone(id);
+    }
+    console.log(`      12 kills in a start: ${[...seen].sort().join(', ')}`);
+  });
 });
+
+/** A process that drives runc, killed by the test: it says "go" before it does what it has to. */
+async function driver(bed: TestBed, work: string): Promise<ChildProcess> {
+  const script = `
+    const { createOciRuntime } = await import(${JSON.stringify(join(ROOT, 'src/runtime/oci.ts'))});
+    const { newOp } = await import(${JSON.stringify(join(ROOT, 'src/base/op.ts'))});
+    const { silentLogger: log } = await import(${JSON.stringify(join(ROOT, 'src/base/log.ts'))});
+    const handler = { name: 'test', type: 'oci', path: 'runc', args: [], snapshotter: 'overlay' };
+    const runtime = createOciRuntime({ handler, conmonPath: 'conmon', stateDir: ${JSON.stringify(bed.stateDir)}, cgroupDriver: 'cgroupfs', log });
+    await runtime.version(newOp('version'));
+    process.stdout.write('go');
+    ${work}
+    setInterval(() => undefined, 1000);`;
+  const main = join(bed.dir, 'daemon.mjs');
+  writeFileSync(main, script);
+  const daemon = spawnChild(process.execPath, [main], { stdio: ['ignore', 'pipe', 'inherit'] });
+  await once(daemon.stdout, 'data');
+  return daemon;
+}

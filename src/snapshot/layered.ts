@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { chmod, chown, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { allDone } from '../base/all-done.ts';
 import { assert } from '../base/assert.ts';
 import type { Digest } from '../base/digest.ts';
 import { chainIdOf } from '../base/digest.ts';
@@ -284,6 +285,8 @@ class LayeredSnapshotter implements Snapshotter {
     if (this.#active.has(key)) {
       if (existing?.parent !== wanted.parent || existing.readOnly !== wanted.readOnly)
         throw new ClassifiedError('failedPrecondition', `prepare snapshot ${key}: it exists and is another`);
+      // A volatile overlay leaves this mark behind, and refuses to be mounted again.
+      await rm(join(this.#parts.root, 'active', key, 'work', 'work', 'incompat'), { recursive: true, force: true });
     } else await this.#create(wanted, idmap);
     return await this.#mountsOf(wanted, idmap?.userns);
   }
@@ -297,19 +300,14 @@ class LayeredSnapshotter implements Snapshotter {
     const temporary = join(root, 'tmp', randomBytes(8).toString('hex'));
     try {
       for (const layer of layers) this.#parts.store.mount(layer);
-      const upper = join(temporary, 'upper');
       await mkdir(temporary, { mode: 0o700 });
       if (!active.readOnly) await usage.begin(active.key, temporary);
-      await mkdir(upper, { mode: 0o700 });
-      // Its whole directory comes by one rename: the record needs none of its own.
-      await writeFile(join(temporary, ACTIVE_RECORD), JSON.stringify(active), { mode: 0o600 });
-      if (!active.readOnly) await mkdir(join(temporary, 'work'), { mode: 0o700 });
-      // The merged root looks like the topmost directory, which is ours.
-      const top = layers[0] && (await stat(join(this.#layersDir, layers[0].name, 'fs')));
-      const [uid, gid] = [top?.uid ?? 0, top?.gid ?? 0];
-      const owner = idmap ? { uid: idmap.uid(uid) ?? NOBODY, gid: idmap.gid(gid) ?? NOBODY } : { uid, gid };
-      if (owner.uid !== 0 || owner.gid !== 0) await chown(upper, owner.uid, owner.gid);
-      await chmod(upper, (top?.mode ?? 0o755) & 0o7777);
+      await allDone([
+        this.#makeUpper(join(temporary, 'upper'), layers[0], idmap),
+        // Its whole directory comes by one rename: the record needs none of its own.
+        writeFile(join(temporary, ACTIVE_RECORD), JSON.stringify(active), { mode: 0o600 }),
+        ...(active.readOnly ? [] : [mkdir(join(temporary, 'work'), { mode: 0o700 })]),
+      ]);
       await rename(temporary, join(root, 'active', active.key));
     } catch (error) {
       this.#active.delete(active.key);
@@ -318,6 +316,18 @@ class LayeredSnapshotter implements Snapshotter {
       await this.#parts.trash.discard(temporary, ACTIVE_RECORD);
       throw error;
     }
+  }
+
+  /** The merged root looks like the topmost directory, which is ours. */
+  async #makeUpper(upper: string, layer: Layer | undefined, idmap: RootfsIdmap | undefined): Promise<void> {
+    const [top] = await allDone([
+      layer ? stat(join(this.#layersDir, layer.name, 'fs')) : Promise.resolve(undefined),
+      mkdir(upper, { mode: 0o700 }),
+    ]);
+    const [uid, gid] = [top?.uid ?? 0, top?.gid ?? 0];
+    const owner = idmap ? { uid: idmap.uid(uid) ?? NOBODY, gid: idmap.gid(gid) ?? NOBODY } : { uid, gid };
+    if (owner.uid !== 0 || owner.gid !== 0) await chown(upper, owner.uid, owner.gid);
+    await chmod(upper, (top?.mode ?? 0o755) & 0o7777);
   }
 
   async #mountsOf({ key, parent, readOnly }: Active, userns?: string): Promise<readonly MountSpec[]> {
@@ -340,8 +350,6 @@ class LayeredSnapshotter implements Snapshotter {
     const through = (specs: readonly MountSpec[]): MountSpec[] => specs.map((spec) => (spec.source === '' ? spec : { ...spec, ...how }));
     if (readOnly && layers.length === 1) return through(bindMounts(join(shared.layersDir, top, 'fs'), true));
     if (readOnly) return through([overlayMount(shared)]);
-    // A volatile overlay leaves this mark behind, and refuses to be mounted again.
-    await rm(join(dir, 'work', 'work', 'incompat'), { recursive: true, force: true });
     const upper = { upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), options: this.#parts.options };
     return through([overlayMount({ ...shared, upper })]);
   }

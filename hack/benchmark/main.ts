@@ -90,6 +90,10 @@ try {
     results.push(row);
     console.log(table([row], values.peer).split('\n')[1]);
   }
+} catch (error) {
+  // Told before anything is taken down: that may fail for the same reason.
+  console.error(error);
+  process.exitCode = 1;
 } finally {
   for (const contender of contenders) {
     await contender.remove();

@@ -3,9 +3,6 @@ import { messageOf } from './base/errors.ts';
 import { createLogger } from './base/log.ts';
 import type { Arguments } from './cli/args.ts';
 import { parseArguments, usage } from './cli/args.ts';
-import { connect } from './cli/client.ts';
-import { printImages } from './cli/images.ts';
-import { pullWithProgress } from './cli/pull.ts';
 import { loadConfig } from './config/load.ts';
 import { reference } from './config/schema.ts';
 import { RUNTIME_VERSION } from './cri/version.ts';
@@ -37,6 +34,10 @@ async function run(args: Arguments): Promise<void> {
 /** Commands that a running daemon carries out. */
 async function askDaemon(args: Arguments, print: (text: string) => void): Promise<void> {
   const { config } = loadConfig({ flags: args.flags, ...(args.configPath === undefined ? {} : { path: args.configPath }) });
+  // Loaded only here: a daemon would have 5 MiB more of a gRPC client that it doesn't use.
+  const { connect } = await import('./cli/client.ts');
+  const { printImages } = await import('./cli/images.ts');
+  const { pullWithProgress } = await import('./cli/pull.ts');
   using client = connect(config.socket);
   if (args.command === 'images') return await printImages(client, print);
   const { stderr } = process;

@@ -34,8 +34,7 @@ const ROWS: Readonly<Record<string, number>> = {
 /** Within one row, or against it: what the table says in words. */
 const EXTRA: ReadonlySet<string> = new Set(['os -> base', 'config -> base']);
 const PACKAGES: ReadonlyArray<{ readonly name: RegExp; readonly rooms: ReadonlySet<string> }> = [
-  { name: /^@grpc\//, rooms: new Set(['cli']) },
-  { name: /^protobufjs$/, rooms: new Set(['cri']) },
+  { name: /^@grpc\//, rooms: new Set(['cri', 'cli']) },
   { name: /^prom-client$/, rooms: new Set(['metrics']) },
   { name: /^pino$/, rooms: new Set(['base']) },
   { name: /^koffi$/, rooms: new Set(['os']) },

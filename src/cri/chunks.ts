@@ -1,5 +1,5 @@
-/** Of a message of a streamed list, if it is of more than one record: clients refuse more than 4 MiB, and one message at a time is held per call (P8). */
-export const MAX_MESSAGE_BYTES = 3 * 1024 * 1024;
+/** Least bytes that a message of a streamed list can't exceed by much: clients refuse more than 4 MiB, and one message at a time is held per call (P8). */
+const MAX_WEIGHT = 3 * 1024 * 1024;
 /** Views made at a time where making one waits for files. */
 const CONCURRENT = 64;
 
@@ -44,7 +44,7 @@ export async function* inChunks<T, View, Message>(
   for (let at = 0; at < records.length; at += CONCURRENT) {
     for (const each of await viewsOf(records.slice(at, at + CONCURRENT), view)) {
       const more = weightOf(each);
-      if (part.length > 0 && weight + more > MAX_MESSAGE_BYTES) {
+      if (part.length > 0 && weight + more > MAX_WEIGHT) {
         yield message(part);
         [part, weight] = [[], 0];
       }

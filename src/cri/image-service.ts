@@ -1,5 +1,4 @@
 import type { ImageStatusRequest__Output } from '../gen/cri/runtime/v1/ImageStatusRequest.ts';
-import type { ImageStatusResponse } from '../gen/cri/runtime/v1/ImageStatusResponse.ts';
 import type { PullImageRequest__Output } from '../gen/cri/runtime/v1/PullImageRequest.ts';
 import type { RemoveImageRequest__Output } from '../gen/cri/runtime/v1/RemoveImageRequest.ts';
 import { inChunks } from './chunks.ts';
@@ -19,10 +18,10 @@ export function imageService({ images }: Pick<ServiceDeps, 'images'>): ImageRows
       inChunks(select(filter?.image?.image ?? ''), imageView, (images) => ({ images })),
     ),
     // An image that is not there is an empty answer, not an error (CRI, ImageStatus).
-    ImageStatus: unary(validate.imageOf<ImageStatusRequest__Output>, async (_op, request): Promise<ImageStatusResponse> => {
+    ImageStatus: unary(validate.imageOf<ImageStatusRequest__Output>, async (_op, request) => {
       const image = images.find(request.image.image);
       if (image === undefined) return {};
-      const info: Record<string, string> = request.verbose
+      const info = request.verbose
         ? { info: JSON.stringify({ chainID: image.topLayer, imageSpec: JSON.parse(await images.rawConfig(image.id)) as unknown }) }
         : {};
       return { image: imageView(image), info };

@@ -23,43 +23,19 @@ export class OfRecords<Message> {
 /** What a row may answer with. */
 export type Answer<Message> = Message | OfRecords<Message>;
 
-/** Of one RPC's answers, made of the encoder of its messages: pieces that follow each other. What it keeps goes with the record that it is of. */
-export class AnswerEncoder<Message> {
-  readonly #plain: (message: Message) => Uint8Array;
-  readonly #parts = new WeakMap<object, Uint8Array>();
-
-  constructor(plain: (message: Message) => Uint8Array) {
-    this.#plain = plain;
-  }
-
-  encode(answer: Answer<Message>): Uint8Array[] {
-    return answer instanceof OfRecords ? answer.records.map((record) => this.#part(answer, record)) : [this.#plain(answer)];
-  }
-
-  /** In messages of at most `maxBytes`, each made when it is asked for; a record that is larger by itself is a message by itself, no records are no message. */
-  *chunks(answer: OfRecords<Message>, maxBytes: number): Generator<Uint8Array[]> {
-    let parts: Uint8Array[] = [];
-    let sizeBytes = 0;
-    for (const record of answer.records) {
-      const part = this.#part(answer, record);
-      if (parts.length > 0 && sizeBytes + part.length > maxBytes) {
-        yield parts;
-        [parts, sizeBytes] = [[], 0];
-      }
-      parts.push(part);
-      sizeBytes += part.length;
-    }
-    if (parts.length > 0) yield parts;
-  }
-
-  #part(answer: OfRecords<Message>, record: object): Uint8Array {
-    const kept = this.#parts.get(record);
-    if (kept !== undefined) return kept;
-    const part = this.#plain(answer.alone(record as never));
-    if (part.length > MAX_KEPT_BYTES) return part;
-    // A copy: what encoders return is a slice of a larger buffer, all of which would be kept.
-    const copy = new Uint8Array(part);
-    this.#parts.set(record, copy);
-    return copy;
-  }
+/** The encoder of one RPC's answers, made of that of its messages. What it keeps goes with the record that it is of. */
+export function answerEncoder<Message extends object>(encode: (message: Message) => Buffer): (answer: Answer<Message>) => Buffer {
+  const parts = new WeakMap<object, Uint8Array>();
+  return (answer) => {
+    if (!(answer instanceof OfRecords)) return encode(answer);
+    const partOf = (record: object): Uint8Array => {
+      const kept = parts.get(record);
+      if (kept !== undefined) return kept;
+      const part = encode(answer.alone(record as never));
+      // A copy: what encoders return is a slice of a larger buffer, all of which would be kept.
+      if (part.length <= MAX_KEPT_BYTES) parts.set(record, new Uint8Array(part));
+      return part;
+    };
+    return Buffer.concat(answer.records.map(partOf));
+  };
 }

@@ -106,7 +106,7 @@ export function runtimeService({ sandboxes, containers, events, status, stats, s
       OfRecords.from(listPodSandboxes(sandboxes, filter), (record) => ({ items: [podSandboxView(record)] })),
     ),
     StreamPodSandboxes: serverStream(validate.streamPodSandboxes, (_op, { filter }) =>
-      OfRecords.from(listPodSandboxes(sandboxes, filter), (record) => ({ podSandboxes: [podSandboxView(record)] })),
+      inChunks(listPodSandboxes(sandboxes, filter), podSandboxView, (podSandboxes) => ({ podSandboxes })),
     ),
 
     UpdatePodSandboxResources: unary(validate.updatePodSandboxResources, async (op, { podSandboxId, overhead, resources }) => {
@@ -133,7 +133,7 @@ export function runtimeService({ sandboxes, containers, events, status, stats, s
       OfRecords.from(listContainers(containers, filter), (record) => ({ containers: [containerView(record)] })),
     ),
     StreamContainers: serverStream(validate.streamContainers, (_op, { filter }) =>
-      OfRecords.from(listContainers(containers, filter), (record) => ({ containers: [containerView(record)] })),
+      inChunks(listContainers(containers, filter), containerView, (part) => ({ containers: part })),
     ),
     ContainerStatus: unary(validate.containerId<ContainerStatusRequest__Output>, (_op, request) => {
       const record = findContainer(containers, request.containerId);

@@ -1,42 +1,50 @@
+import type { handleServerStreamingCall, ServerWritableStream } from '@grpc/grpc-js';
 import type { Op } from '../base/op.ts';
-import { MAX_MESSAGE_BYTES } from './chunks.ts';
-import type { Message } from './grpc.ts';
-import { AnswerEncoder, OfRecords } from './of-records.ts';
-import type { Row } from './unary.ts';
-import { callOp, logFailure, statusOf } from './unary.ts';
+import type { Edge, Row } from './unary.ts';
+import { callOp, logFailure, serviceError } from './unary.ts';
 
 /**
- * A server-streaming RPC: writes what `work` yields at the pace of the client, and ends with it; an answer made of records in parts that every client takes. A
- * message is asked for when the one before has left: a client that doesn't read costs one message.
+ * A server-streaming RPC: writes what `work` yields at the pace of the client, and ends with it. A message is asked for when the one before has left:
+ * a client that doesn't read costs one message.
  */
 export function serverStream<Request, Valid, Response>(
   validate: (request: Request) => Valid,
-  work: (op: Op, request: Valid) => AsyncIterable<Response> | Iterable<Response> | OfRecords<Response>,
-): Row<Request, Response> {
-  return (name, { log }, { decode, encode }) => {
+  work: (op: Op, request: Valid) => AsyncIterable<Response> | Iterable<Response>,
+): Row<handleServerStreamingCall<Request, Response>> {
+  return (name: string, { log }: Edge) => {
     const rpcLog = log.child({ rpc: name });
-    const encoder = new AnswerEncoder(encode);
-    async function* messages(op: Op, request: Request): AsyncGenerator<Message> {
-      const answer = work(op, validate(request));
-      if (answer instanceof OfRecords) return yield* encoder.chunks(answer, MAX_MESSAGE_BYTES);
-      for await (const message of answer) yield encoder.encode(message);
-    }
-    return (call) => {
-      const op = callOp(name, rpcLog, call);
+    return (call: ServerWritableStream<Request, Response>) => {
+      const abort = new AbortController();
+      call.on('cancelled', () => abort.abort());
+      call.on('error', () => abort.abort());
+      const op = callOp(name, rpcLog, call, () => abort.signal);
       const pump = async (): Promise<void> => {
-        for await (const message of messages(op, decode(call.message))) {
-          if (call.isOver) return;
-          await call.send(message);
+        for await (const message of work(op, validate(call.request))) {
+          if (abort.signal.aborted) return;
+          await written(call, message, abort.signal);
         }
       };
       pump().then(
         () => call.end(),
         (error: unknown) => {
-          if (call.isOver) return;
+          if (abort.signal.aborted) return void call.end();
           logFailure(op, error);
-          call.fail(statusOf(error));
+          // Not destroy(): grpc-js sends the status when the stream ends, and a destroyed one doesn't.
+          call.emit('error', Object.assign(new Error(), serviceError(error)));
         },
       );
     };
   };
+}
+
+/** Resolves when HTTP/2 has taken the message, or the call is over: then grpc-js doesn't call back. */
+function written<Request, Response>(call: ServerWritableStream<Request, Response>, message: Response, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    signal.addEventListener('abort', done);
+    call.write(message, done);
+  });
 }

@@ -1,12 +1,10 @@
+import type { handleUnaryCall, sendUnaryData, ServerUnaryCall, ServiceError } from '@grpc/grpc-js';
 import type { ErrorKind } from '../base/errors.ts';
 import { kindOf, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Op } from '../base/op.ts';
 import { newOp, Span } from '../base/op.ts';
-import type { Codec } from './codec.ts';
-import type { Call, Handler, Message, Status } from './grpc.ts';
 import type { Answer } from './of-records.ts';
-import { AnswerEncoder } from './of-records.ts';
 import { statusCode } from './status-code.ts';
 
 /** What a row gets of the server it is bound in. */
@@ -24,8 +22,8 @@ export interface CallSeen {
   readonly stages: ReadonlyArray<{ readonly stage: string; readonly durationMs: number }>;
 }
 
-/** A row of a service before it knows its name, server and encoding; `server.ts` binds it. */
-export type Row<Request, Response> = (name: string, edge: Edge, codec: Codec<Request, Response>) => Handler;
+/** A row of a service before it knows its name and server; `server.ts` binds it. */
+export type Row<Handler> = (name: string, edge: Edge) => Handler;
 
 /** Slower calls than this are told with the time of each stage. */
 const SLOW_MS = 1_000;
@@ -38,18 +36,14 @@ const MARGIN = 0.05;
  * The op of one call: the client's deadline, less the time that the answer takes, and cancellation. Its signal is made when somebody looks: a timer and what
  * joins two signals cost more than an answer from memory.
  */
-export function callOp(name: string, log: Logger, call: Call): Op {
-  const leftMs = call.deadlineMs - Date.now();
-  const deadlineMs = Math.floor(call.deadlineMs - Math.min(MARGIN_MS, leftMs * MARGIN));
+export function callOp(name: string, log: Logger, call: { getDeadline(): Date | number }, cancelled: () => AbortSignal): Op {
+  const leftMs = Number(call.getDeadline()) - Date.now();
+  const timeoutMs = Math.floor(leftMs - Math.min(MARGIN_MS, leftMs * MARGIN));
+  const deadlineMs = Number.isFinite(timeoutMs) ? Date.now() + timeoutMs : Infinity;
   let signal: AbortSignal | undefined;
   return {
     get signal() {
-      if (signal === undefined) {
-        const abort = new AbortController();
-        call.whenGivenUp(() => abort.abort());
-        ({ signal } = newOp(name, { signal: abort.signal, timeoutMs: deadlineMs - Date.now() }));
-      }
-      return signal;
+      return (signal ??= newOp(name, { signal: cancelled(), timeoutMs: deadlineMs - Date.now() }).signal);
     },
     log,
     deadlineMs,
@@ -57,16 +51,27 @@ export function callOp(name: string, log: Logger, call: Call): Op {
   };
 }
 
+/** Aborted when the client gives up, and after the answer. */
+function cancellation(call: ServerUnaryCall<unknown, unknown>): AbortSignal {
+  if (call.cancelled) return AbortSignal.abort();
+  const abort = new AbortController();
+  call.once('cancelled', () => abort.abort());
+  return abort.signal;
+}
+
 /** The message travels percent-encoded in a header, of which clients take 64 KiB: a longer one would cost the code too. */
 const MAX_DETAILS_CHARS = 4096;
 
-/** The kind's code and the message. */
-export function statusOf(error: unknown): Status {
+/** grpc-js throws, out of everybody's reach, on half a surrogate pair, as it is left by who cuts the words of a program in the middle of an emoji. */
+function detailsOf(error: unknown): string {
   const text = messageOf(error);
-  return {
-    code: statusCode(kindOf(error)),
-    details: text.length > MAX_DETAILS_CHARS ? `${text.slice(0, MAX_DETAILS_CHARS)}...` : text,
-  };
+  return (text.length > MAX_DETAILS_CHARS ? `${text.slice(0, MAX_DETAILS_CHARS)}...` : text).toWellFormed();
+}
+
+/** What grpc-js sends for an error: the kind's code and the message. */
+export function serviceError(error: unknown): Pick<ServiceError, 'code' | 'details' | 'message' | 'name'> {
+  const details = detailsOf(error);
+  return { name: 'Error', message: details, code: statusCode(kindOf(error)), details };
 }
 
 /** Failures that are a client's mistake are no news for the operator. */
@@ -80,27 +85,30 @@ export function logFailure(op: Op, error: unknown): void {
   else op.log.warn(fields, 'call failed');
 }
 
-/** A unary RPC: `validate` narrows the request or throws, `work` answers. The only place that calls one. */
+/**
+ * A unary RPC: `validate` narrows the request or throws, `work` answers. grpc-js does not await handlers, and a rejection would leave the client hanging:
+ * this is the only place that calls one.
+ */
 export function unary<Request, Valid, Response>(
   validate: (request: Request) => Valid,
   work: (op: Op, request: Valid) => Answer<Response> | Promise<Answer<Response>>,
-): Row<Request, Response> {
-  return (name, { log, observe }, { decode, encode }) => {
+): Row<handleUnaryCall<Request, Response>> {
+  return (name, { log, observe }) => {
     const rpcLog = log.child({ rpc: name });
-    const encoder = new AnswerEncoder(encode);
-    return (call) => {
-      const op = callOp(name, rpcLog, call);
-      const answer = async (): Promise<Message> => encoder.encode(await work(op, validate(decode(call.message))));
+    return (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>) => {
+      const op = callOp(name, rpcLog, call, () => cancellation(call));
+      const answer = async (): Promise<Answer<Response>> => work(op, validate(call.request));
       const seen = (result: CallSeen['result']): void => observe({ rpc: name, result, durationMs: op.span.ageMs, stages: op.span.stages });
       answer().then(
-        (message) => {
+        (response) => {
           if (op.span.ageMs > SLOW_MS) op.log.info({ totalMs: op.span.ageMs, stages: op.span.stages }, 'slow call');
-          call.end(message);
+          // The server's encoder takes both.
+          callback(null, response as Response);
           seen('ok');
         },
         (error: unknown) => {
           logFailure(op, error);
-          call.fail(statusOf(error));
+          callback(serviceError(error));
           seen(kindOf(error));
         },
       );

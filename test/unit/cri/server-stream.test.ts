@@ -75,7 +75,7 @@ describe('cri/server-stream', () => {
       messages++;
       seen += occurrences(bytes, 'the-name');
     });
-    expect((await end).code).to.equal(status.OK);
+    expect(await end).to.deep.equal({ code: status.OK, details: 'OK' });
     expect(seen).to.equal(RECORDS);
     expect(largest).to.be.below(CLIENT_LIMIT_BYTES);
     expect(messages).to.be.above(5);

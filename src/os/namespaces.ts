@@ -1,103 +1,31 @@
 import { rmSync, statfsSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { ClassifiedError, invalidArgument, notFound } from '../base/errors.ts';
 import { umount } from './mount.ts';
+import type { NamespaceKind, NamespacesJob, PinRequest, SocketRequest } from './namespace-jobs.ts';
+import { askThread } from './reactor.ts';
 import type { UserMappings } from './user-namespace.ts';
 import { holdUserNamespace, hostIdOf } from './user-namespace.ts';
 
-export type NamespaceKind = 'net' | 'ipc' | 'uts';
+export type { NamespaceKind } from './namespace-jobs.ts';
 
-export interface NamespacesRequest {
-  /** Each kind is pinned as `<dir>/<kind>`. */
-  readonly dir: string;
-  readonly kinds: readonly NamespaceKind[];
-  readonly hostname?: string;
-  /** Written from inside: only those that belong to one of `kinds` reach no further than the pod. */
-  readonly sysctls?: Readonly<Record<string, string>>;
+export interface NamespacesRequest extends PinRequest {
   /** Of a new user namespace that owns the others, pinned as `<dir>/user`. */
   readonly user?: UserMappings;
 }
 
-/** A stream socket that lives in the network namespace pinned at `netns`. */
-export interface SocketRequest {
-  readonly netns: string;
-  /** AF_INET or AF_INET6. */
-  readonly domain: number;
-}
-
-/** A process that has the namespaces already; its root is `rootUid` to us. */
-export interface NamespacesHolder {
-  readonly pid: number;
-  readonly rootUid: number | undefined;
-}
-
-/** To the worker and back. */
-export type NamespacesJob =
-  | { readonly id: number; readonly verb: 'create'; readonly request: NamespacesRequest; readonly holder?: NamespacesHolder }
-  | { readonly id: number; readonly verb: 'adjust'; readonly request: NamespacesRequest }
-  | { readonly id: number; readonly verb: 'socket'; readonly request: SocketRequest };
-export type NamespacesResult = {
-  readonly id: number;
-  /** Of `socket`: the descriptor, from now on the receiver's. */
-  readonly fd?: number;
-  readonly error?: string;
-  /** Of an error: its errno's name. */
-  readonly code?: string;
-  readonly field?: string;
-};
-
-interface Pending {
-  resolve: (fd: number) => void;
-  reject: (error: Error) => void;
-}
-
 const NO_FD = -1;
 
-let worker: Worker | undefined;
 let nextId = 1;
-const pending = new Map<number, Pending>();
 
-// One thread for everything that changes the namespaces of the thread that does it. It ends itself when it can't go back to its own.
-function namespaceWorker(): Worker {
-  if (worker) return worker;
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const started = new Worker(new URL(`./namespaces-worker.${extension}`, import.meta.url), {
-    resourceLimits: { maxYoungGenerationSizeMb: 2 },
-    trackUnmanagedFds: false,
-    execArgv: [],
-  });
-  started.on('message', ({ id, fd = NO_FD, error, code, field }: NamespacesResult) => {
-    const job = pending.get(id);
-    pending.delete(id);
-    if (pending.size === 0) started.unref();
-    if (error === undefined) job?.resolve(fd);
-    else if (field !== undefined) job?.reject(invalidArgument(field, error));
-    else job?.reject(new ClassifiedError('internal', error, code === undefined ? {} : { detail: { code } }));
-  });
-  started.on('error', (error) => failAll(started, error instanceof Error ? error : new Error(String(error))));
-  started.on('exit', () => failAll(started, new Error('the namespace worker ended')));
-  started.unref();
-  worker = started;
-  return started;
-}
-
-function failAll(from: Worker, error: Error): void {
-  if (worker !== from) return;
-  worker = undefined;
-  for (const job of pending.values()) job.reject(error);
-  pending.clear();
-}
-
-function ask(job: NamespacesJob): Promise<number> {
-  const { promise, resolve, reject } = Promise.withResolvers<number>();
-  const thread = namespaceWorker();
-  pending.set(job.id, { resolve, reject });
-  thread.ref();
-  thread.postMessage(job);
-  return promise;
+/** One thread does everything that changes the namespaces of the thread that does it. */
+async function ask(job: NamespacesJob): Promise<number> {
+  const { fd = NO_FD, error, code, field } = await askThread(job);
+  if (error === undefined) return fd;
+  if (field !== undefined) throw invalidArgument(field, error);
+  throw new ClassifiedError('internal', error, code === undefined ? {} : { detail: { code } });
 }
 
 /**
@@ -138,7 +66,7 @@ function checkSysctl(key: string, value: string, kinds: readonly NamespaceKind[]
 export async function createNamespaces(request: NamespacesRequest): Promise<void> {
   assert(request.kinds.length > 0 || request.user !== undefined, 'at least one namespace is asked for');
   for (const [key, value] of Object.entries(request.sysctls ?? {})) checkSysctl(key, value, request.kinds);
-  // Also the first work for libuv's pool, before our thread is ever elsewhere: threads that it started there would stay in a pod's namespaces.
+  // Also the first work for libuv's pool, before that thread is ever elsewhere: threads that it started there would stay in a pod's namespaces.
   await mkdir(request.dir, { recursive: true, mode: 0o700 });
   if ((await readdir(request.dir)).length > 0) throw new ClassifiedError('alreadyExists', `create namespaces: ${request.dir} is not empty`);
   try {
@@ -156,7 +84,7 @@ export async function createNamespaces(request: NamespacesRequest): Promise<void
  * Gives namespaces that `createNamespaces` pinned without them a hostname and sysctls, which are refused as there; of `net` they get none any more. A failure
  * may leave some of it done.
  */
-export async function adjustNamespaces(request: Omit<NamespacesRequest, 'user'>): Promise<void> {
+export async function adjustNamespaces(request: PinRequest): Promise<void> {
   const kinds = request.kinds.filter((kind) => kind !== 'net');
   for (const [key, value] of Object.entries(request.sysctls ?? {})) checkSysctl(key, value, kinds);
   await ask({ id: nextId++, verb: 'adjust', request: { ...request, kinds } });

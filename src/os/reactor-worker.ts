@@ -1,36 +1,32 @@
-import { parentPort, workerData } from 'node:worker_threads';
-import { nowNs } from '../base/ids.ts';
-import { processRef } from './process.ts';
-import type { ReactorMessage } from './reactor.ts';
-import { collectChild, endedChild, epollWait } from './syscalls.ts';
+import { readSync } from 'node:fs';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { isHome, runJob } from './namespace-jobs.ts';
+import type { NamespacesJob } from './namespace-jobs.ts';
+import type { ReactorMessage, ReactorThread } from './reactor.ts';
+import { epollWait } from './syscalls.ts';
 
-/** Orphans that we adopt announce themselves through no descriptor: they are collected at the latest after this. */
-const TICK_MS = 100;
+/** Whatever is asked of this thread wakes it. A process that ends without an `exit` event waits for it this long at most. */
+const TICK_MS = 5_000;
 
-const { epfd, stop } = workerData as { epfd: number; stop: Int32Array };
+const { epfd, wakeFd, stop } = workerData as ReactorThread;
+const port = parentPort!;
+const tell = (message: ReactorMessage): void => port.postMessage(message);
+const counter = Buffer.alloc(8);
 
-// A zombie still has its start time, and with it the pid tells whose exit this is after the number has been given to somebody else.
-function collected(): ReactorMessage['collected'] {
-  const found: Array<ReactorMessage['collected'][number]> = [];
-  for (let pid = endedChild(); pid !== undefined; pid = endedChild()) {
-    const startTime = processRef(pid)?.startTime ?? '';
-    const status = collectChild(pid);
-    if (status) found.push({ pid, startTime, ...status, exitedAtNs: nowNs() });
+function runJobs(): void {
+  for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) {
+    const result = runJob(next.message as NamespacesJob);
+    tell({ result });
+    // A thread that could not go back would make the next pod in this pod's namespaces.
+    if (result.error !== undefined && !isHome()) process.exit(1);
   }
-  return found;
 }
 
-const seen = new Set<number>();
 while (Atomics.load(stop, 0) === 0) {
-  const tokens = epollWait(epfd, TICK_MS).filter((token) => token !== 0);
-  const children = collected();
-  const ready = tokens.filter((token) => !seen.has(token));
-  if (children.length === 0 && ready.length === 0) {
-    // Told already, and the main thread has not removed them yet: don't spin.
-    if (tokens.length > 0) Atomics.wait(stop, 0, 0, 2);
-    continue;
-  }
-  seen.clear();
-  for (const token of tokens) seen.add(token);
-  parentPort?.postMessage({ collected: children, ready } satisfies ReactorMessage);
+  const tokens = epollWait(epfd, TICK_MS);
+  const ready = tokens.filter((token) => token !== 0);
+  if (ready.length > 0) tell({ ready });
+  if (ready.length === tokens.length) continue;
+  readSync(wakeFd, counter);
+  runJobs();
 }

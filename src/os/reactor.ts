@@ -2,49 +2,73 @@ import { closeSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { errnoOf } from '../base/errors.ts';
+import { nowNs } from '../base/ids.ts';
+import type { NamespacesJob, NamespacesResult } from './namespace-jobs.ts';
 import type { ExitStatus, ProcessRef } from './process.ts';
 import { processRef } from './process.ts';
-import { becomeSubreaper, epollAdd, epollCreate, epollRemove, eventfd, pidfdOpen, READABLE, WRITABLE } from './syscalls.ts';
+import {
+  becomeSubreaper,
+  collectChild,
+  endedChild,
+  epollAdd,
+  epollCreate,
+  epollRemove,
+  eventfd,
+  ONCE,
+  pidfdOpen,
+  READABLE,
+  WRITABLE,
+} from './syscalls.ts';
 
 interface Collected extends ProcessRef, ExitStatus {}
 
-/** What the worker tells: ended children that it collected, and tokens of descriptors that are ready. */
-export interface ReactorMessage {
-  readonly collected: readonly Collected[];
-  readonly ready: readonly number[];
+/** What the thread is given: the descriptors that it waits for, the one of them that wakes it (its token is 0), and whether to end then (not 0). */
+export interface ReactorThread {
+  readonly epfd: number;
+  readonly wakeFd: number;
+  readonly stop: Int32Array;
 }
+
+/** What it tells: tokens of descriptors that are ready, or that a job is done. */
+export type ReactorMessage = { readonly ready: readonly number[] } | { readonly result: NamespacesResult };
 
 interface Claim {
   readonly exited: Promise<ExitStatus>;
   readonly settle: (status: ExitStatus) => void;
 }
 
+interface Job {
+  readonly resolve: (result: NamespacesResult) => void;
+  readonly reject: (error: Error) => void;
+}
+
 /** Exits of children that `spawn` did not start: orphans that we adopted. Bounded; the oldest go first. */
 const MAX_ORPHANS = 1024;
 /** How long an orphan-to-be may lie about as its parent's zombie before we take its status for unknown. */
 const ADOPTION_PATIENCE_MS = 1000;
+/** Children are looked for this often without a signal too: whoever started this process may have blocked it. */
+const SWEEP_MS = 1000;
 
-interface Reactor {
-  readonly worker: Worker;
-  readonly epfd: number;
-  readonly wakeFd: number;
-  readonly stop: Int32Array;
+interface Reactor extends ReactorThread {
+  readonly sweep: NodeJS.Timeout;
+  worker: Worker;
 }
 
 let reactor: Reactor | undefined;
+/** 0 is `wakeFd`. */
 let nextToken = 1;
 const watches = new Map<number, () => void>();
-/** By pid and start time; a child that had ended before we could ask has only the pid. */
 const claims = new Map<string, Claim>();
-const keyOf = (pid: number, startTime = ''): string => `${pid} ${startTime}`;
+const keyOf = ({ pid, startTime }: ProcessRef): string => `${pid} ${startTime}`;
 const orphans = new Map<number, Collected>();
 /** Ends that are waited for, of processes without a claim. Who gives up waiting for one that can't die comes back, again and again (R5): one descriptor serves them all. */
 const ends = new Map<string, Promise<ExitStatus | undefined>>();
+const jobs = new Map<number, Job>();
 
 /**
- * Starts the one thread that waits for processes: this process becomes a subreaper and every ended child, ours or an orphan, is collected
- * there (children of node:child_process too, whose exit is then never told). Idempotent; `spawn` and `watchProcess` start it when need be.
- * While nothing is watched it keeps no program from ending.
+ * From now on this process is a subreaper that collects every ended child, ours or an orphan, when SIGCHLD comes (children of node:child_process too, whose exit
+ * may then never be told), and has one thread for what blocks: it waits for descriptors that libuv can't wait for, and does os/namespace-jobs. Idempotent;
+ * `spawn`, `watchProcess` and the like start it when need be. While nothing is waited for it keeps no program from ending.
  */
 export async function startReactor(): Promise<void> {
   started();
@@ -56,74 +80,130 @@ export const ensureReactor = (): void => void started();
 function started(): Reactor {
   if (reactor) return reactor;
   becomeSubreaper();
-  const epfd = epollCreate();
-  const wakeFd = eventfd();
-  epollAdd(epfd, wakeFd, 0);
-  const stop = new Int32Array(new SharedArrayBuffer(4));
+  process.on('SIGCHLD', collectSoon);
+  process.on('exit', endThread);
+  const thread = { epfd: epollCreate(), wakeFd: eventfd(), stop: new Int32Array(new SharedArrayBuffer(4)) };
+  epollAdd(thread.epfd, thread.wakeFd, 0);
+  reactor = { ...thread, worker: begin(thread), sweep: setInterval(collectSoon, SWEEP_MS).unref() };
+  return reactor;
+}
+
+function begin(thread: ReactorThread): Worker {
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
   const worker = new Worker(new URL(`./reactor-worker.${extension}`, import.meta.url), {
-    workerData: { epfd, stop },
+    workerData: thread,
     resourceLimits: { maxYoungGenerationSizeMb: 2 },
     trackUnmanagedFds: false,
     execArgv: [],
   });
-  // No listener for its errors: without it nothing is known of any process, so one ends the daemon, and the next start recovers.
+  // No listener for its errors: without it nothing is known of a container's end, so one ends the daemon, and the next start recovers.
   worker.on('message', onMessage);
+  worker.on('exit', () => {
+    if (reactor?.worker !== worker || Atomics.load(thread.stop, 0) !== 0) return;
+    // It could not go back to its own namespaces. Descriptors that got ready meanwhile are told by the next one.
+    reactor.worker = begin(thread);
+    rejectJobs();
+    refer();
+  });
   worker.unref();
-  reactor = { worker, epfd, wakeFd, stop };
-  process.on('exit', wake);
-  return reactor;
+  return worker;
 }
 
-// A thread inside a blocking call holds up process.exit and an uncaught exception alike: it is woken and told to end.
-function wake(): void {
-  if (!reactor) return;
-  Atomics.store(reactor.stop, 0, 1);
+function wake(thread: ReactorThread): void {
   const one = Buffer.alloc(8);
   one.writeBigUInt64LE(1n);
-  writeSync(reactor.wakeFd, one);
+  writeSync(thread.wakeFd, one);
+}
+
+// A thread inside a blocking call holds up process.exit and an uncaught exception alike.
+function endThread(): void {
+  if (!reactor) return;
+  Atomics.store(reactor.stop, 0, 1);
+  wake(reactor);
 }
 
 /** Ends the thread. What is still watched never resolves. */
 export async function stopReactor(): Promise<void> {
   if (!reactor) return;
-  const { worker, epfd, wakeFd } = reactor;
+  const { worker, epfd, wakeFd, sweep } = reactor;
   const ended = new Promise((resolve) => worker.once('exit', resolve));
-  wake();
-  process.off('exit', wake);
+  endThread();
+  process.off('exit', endThread);
+  process.off('SIGCHLD', collectSoon);
+  clearInterval(sweep);
   worker.ref();
   await ended;
   reactor = undefined;
   watches.clear();
   claims.clear();
   ends.clear();
+  rejectJobs();
   closeSync(epfd);
   closeSync(wakeFd);
 }
 
-function onMessage({ collected, ready }: ReactorMessage): void {
-  for (const child of collected) deliver(child);
-  for (const token of ready) watches.get(token)?.();
+function rejectJobs(): void {
+  for (const job of jobs.values()) job.reject(new Error('the thread for namespaces ended'));
+  jobs.clear();
+}
+
+/** Has os/namespace-jobs do `job` in the thread; what fails there is told in the result. */
+export function askThread(job: NamespacesJob): Promise<NamespacesResult> {
+  const { promise, resolve, reject } = Promise.withResolvers<NamespacesResult>();
+  const thread = started();
+  jobs.set(job.id, { resolve, reject });
+  refer();
+  thread.worker.postMessage(job);
+  wake(thread);
+  return promise;
+}
+
+function onMessage(message: ReactorMessage): void {
+  if ('ready' in message) {
+    for (const token of message.ready) watches.get(token)?.();
+  } else {
+    jobs.get(message.result.id)?.resolve(message.result);
+    jobs.delete(message.result.id);
+  }
   refer();
 }
 
+let isCollecting = false;
+
+// libuv collects what node:child_process started when the signal comes: it is let go first.
+function collectSoon(): void {
+  if (isCollecting) return;
+  isCollecting = true;
+  setImmediate(() => {
+    isCollecting = false;
+    for (let pid = endedChild(); pid !== undefined; pid = endedChild()) collect(pid);
+  });
+}
+
+// A zombie still has its start time, and with it the pid tells whose exit this is after the number has been given to somebody else.
+function collect(pid: number): void {
+  const startTime = processRef(pid)?.startTime ?? '';
+  const status = collectChild(pid);
+  if (status) deliver({ pid, startTime, ...status, exitedAtNs: nowNs() });
+}
+
 function deliver(child: Collected): void {
-  const { pid, startTime, ...status } = child;
-  for (const key of [keyOf(pid, startTime), keyOf(pid)]) {
-    const claim = claims.get(key);
-    if (!claim) continue;
-    claims.delete(key);
-    claim.settle(status);
-    return;
+  const claim = claims.get(keyOf(child));
+  if (claim) {
+    claims.delete(keyOf(child));
+    refer();
+    return claim.settle(statusOf(child));
   }
-  orphans.delete(pid);
-  orphans.set(pid, child);
+  orphans.delete(child.pid);
+  orphans.set(child.pid, child);
   const oldest = orphans.keys().next().value;
   if (orphans.size > MAX_ORPHANS && oldest !== undefined) orphans.delete(oldest);
 }
 
+const statusOf = ({ exitCode, signal, exitedAtNs }: Collected): ExitStatus => ({ exitCode, signal, exitedAtNs });
+
 function refer(): void {
-  if (watches.size > 0 || claims.size > 0) reactor?.worker.ref();
+  if (watches.size > 0 || claims.size > 0 || jobs.size > 0) reactor?.worker.ref();
   else reactor?.worker.unref();
 }
 
@@ -138,7 +218,7 @@ export function watchFd(fd: number, onReady: () => void, what: 'readable' | 'wri
     if (watches.delete(token)) epollRemove(epfd, fd);
     refer();
   };
-  epollAdd(epfd, fd, token, what === 'readable' ? READABLE : WRITABLE);
+  epollAdd(epfd, fd, token, ONCE | (what === 'readable' ? READABLE : WRITABLE));
   watches.set(token, () => {
     remove();
     onReady();
@@ -147,25 +227,16 @@ export function watchFd(fd: number, onReady: () => void, what: 'readable' | 'wri
   return remove;
 }
 
-/**
- * For `spawn`, in the tick of the spawn, so that what was collected in between is still on its way here. Owns `pidfd` and closes it when the child
- * has ended; without one it had ended before it could be opened.
- */
-export function claimChild(
-  ref: { pid: number; startTime: string | undefined },
-  pidfd: number | undefined,
-): { exited: Promise<ExitStatus>; isOver: () => boolean } {
+/** For `spawn`, in the tick of the spawn: children are collected between ticks. Owns `pidfd` and closes it when the child has ended. */
+export function claimChild(ref: ProcessRef, pidfd: number): { exited: Promise<ExitStatus>; isOver: () => boolean } {
   const { promise: exited, resolve } = Promise.withResolvers<ExitStatus>();
   let over = false;
-  // The pidfd only wakes the worker at once; the status comes by waitid.
-  const unwatch = pidfd === undefined ? undefined : watchFd(pidfd, () => undefined);
   const settle = (status: ExitStatus): void => {
     over = true;
-    unwatch?.();
-    if (pidfd !== undefined) closeSync(pidfd);
+    closeSync(pidfd);
     resolve(status);
   };
-  claims.set(keyOf(ref.pid, ref.startTime), { exited, settle });
+  claims.set(keyOf(ref), { exited, settle });
   refer();
   return { exited, isOver: () => over };
 }
@@ -176,10 +247,10 @@ export function claimChild(
  */
 export async function watchProcess(ref: ProcessRef): Promise<ExitStatus | undefined> {
   started();
-  const claim = ref.startTime === '' ? undefined : claims.get(keyOf(ref.pid, ref.startTime));
-  if (claim) return claim.exited;
   if (ref.startTime === '') return watchEnd(ref);
-  const key = keyOf(ref.pid, ref.startTime);
+  const key = keyOf(ref);
+  const claim = claims.get(key);
+  if (claim) return claim.exited;
   const known = ends.get(key);
   if (known) return known;
   const end = watchEnd(ref).finally(() => {
@@ -209,15 +280,15 @@ async function watchEnd(ref: ProcessRef): Promise<ExitStatus | undefined> {
 function orphanStatus(ref: ProcessRef): ExitStatus | undefined {
   const found = orphans.get(ref.pid);
   if (found === undefined || (ref.startTime !== '' && found.startTime !== ref.startTime)) return undefined;
-  return { exitCode: found.exitCode, signal: found.signal, exitedAtNs: found.exitedAtNs };
+  return statusOf(found);
 }
 
 // A zombie is either collected by its own parent, and then we never learn how it ended, or handed to us when that parent ends.
 async function lateStatus(ref: ProcessRef): Promise<ExitStatus | undefined> {
   for (let waitedMs = 0; waitedMs < ADOPTION_PATIENCE_MS && processRef(ref.pid)?.startTime === ref.startTime; waitedMs += 5) {
-    await sleep(5);
+    // Its signal may still be on its way here.
+    collect(ref.pid);
+    if (!orphanStatus(ref)) await sleep(5);
   }
-  // What the worker collected is told in order: one turn later it is here.
-  await sleep(0);
   return orphanStatus(ref);
 }

@@ -56,8 +56,6 @@ const SIGKILL = 9;
 const DRAIN_MS = 200;
 /** SIGKILL doesn't end a process inside a call to a dead NFS server: it is given up, and collected whenever it ends. */
 const GIVE_UP_MS = 500;
-/** Start time of nobody. */
-const GONE = '0';
 const DEFAULT_MAX_OUTPUT_BYTES = 1 << 20;
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -101,15 +99,15 @@ function startFailure(error: unknown, name: string, cwd: string | undefined): un
 
 function childOf(pid: number): Child {
   const pidfd = openPidfd(pid);
-  // An immediate exit may have been collected already; then nothing can be signalled and the number means nobody.
-  const startTime = processRef(pid)?.startTime;
-  const { exited, isOver } = claimChild({ pid, startTime }, pidfd);
+  // Until it is collected it has one, even if it has ended.
+  const ref = processRef(pid);
+  assert(ref !== undefined, 'a child is collected by nobody but the reactor');
+  const { exited, isOver } = claimChild(ref, pidfd);
   return {
-    pid,
-    startTime: startTime ?? GONE,
+    ...ref,
     exited,
     kill(signal) {
-      if (pidfd === undefined || isOver()) return;
+      if (isOver()) return;
       try {
         pidfdSendSignal(pidfd, signal);
       } catch (error) {
@@ -119,11 +117,10 @@ function childOf(pid: number): Child {
   };
 }
 
-function openPidfd(pid: number): number | undefined {
+function openPidfd(pid: number): number {
   try {
     return pidfdOpen(pid);
   } catch (error) {
-    if (errnoOf(error) === 'ESRCH') return undefined;
     // Out of descriptors: nobody could wait for it or end it.
     process.kill(pid, 'SIGKILL');
     throw error;

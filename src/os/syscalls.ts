@@ -265,9 +265,10 @@ export const setNonblocking = (fd: number): number =>
 
 export const epollCreate = (): number => check(c.epollCreate1(O_CLOEXEC) as number, 'epoll_create1');
 export const eventfd = (): number => check(c.eventfd(0, O_CLOEXEC | O_NONBLOCK) as number, 'eventfd');
-/** EPOLLIN, EPOLLOUT. */
+/** EPOLLIN, EPOLLOUT, EPOLLONESHOT. */
 export const READABLE = 1;
 export const WRITABLE = 4;
+export const ONCE = 1 << 30;
 
 // The kernel packs epoll_event on x86-64 only.
 const EPOLL_EVENT_BYTES = ARM64 ? 16 : 12;

@@ -103,6 +103,15 @@ describe('os/reactor', () => {
     expect(await zombies()).to.be.at.most(before);
   });
 
+  it('leaves children of node:child_process to it', async () => {
+    const result = await program(`
+      const { spawn: start } = await import('node:child_process');
+      await startReactor();
+      const ended = Array.from({ length: 50 }, () => new Promise((resolve) => start('true').on('exit', resolve)));
+      console.log((await Promise.all(ended)).join(''));`);
+    expect(result.stdout, result.stderr).to.equal(`${'0'.repeat(50)}\n`);
+  });
+
   it('keeps no program from ending, before and after it had work', async () => {
     const result = await program(`await startReactor(); await spawn({ argv: ['true'] }).exited; console.log('end');`);
     expect(result, result.stderr).to.include({ exitCode: 0, stdout: 'end\n' });

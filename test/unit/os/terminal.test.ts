@@ -13,18 +13,17 @@ import { leaksFail } from '../../lib/leaks.ts';
 const SENDER = `
 import array, fcntl, os, pty, socket, struct, sys, termios, time, tty
 master, slave = pty.openpty()
+if sys.argv[2] in ("burst", "deaf"): tty.setraw(slave)
 s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM); s.connect(sys.argv[1])
 s.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
 s.close(); os.close(master)
 if sys.argv[2] == "burst":
-    tty.setraw(slave)
     for i in range(20000): os.write(slave, b"%d\\n" % i)
 if sys.argv[2] == "size":
     os.read(slave, 1)
     rows, columns = struct.unpack("hh", fcntl.ioctl(slave, termios.TIOCGWINSZ, b"1234"))
     os.write(slave, b"%d rows, %d columns" % (rows, columns))
 if sys.argv[2] == "deaf":
-    tty.setraw(slave)
     time.sleep(1)
     got = b""
     while len(got) < 300000: got += os.read(slave, 65536)

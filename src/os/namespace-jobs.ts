@@ -1,8 +1,6 @@
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { parentPort } from 'node:worker_threads';
 import { errnoOf, messageOf } from '../base/errors.ts';
-import type { NamespaceKind, NamespacesHolder, NamespacesJob, NamespacesRequest, NamespacesResult, SocketRequest } from './namespaces.ts';
 import { streamSocket } from './sockets.ts';
 import {
   AF_INET,
@@ -20,11 +18,50 @@ import {
   unshare,
 } from './syscalls.ts';
 
-// Only synchronous calls here: what an asynchronous one does happens in a thread of the pool, which is in the host's namespaces, or worse, was started
+export type NamespaceKind = 'net' | 'ipc' | 'uts';
+
+export interface PinRequest {
+  /** Each kind is pinned as `<dir>/<kind>`. */
+  readonly dir: string;
+  readonly kinds: readonly NamespaceKind[];
+  readonly hostname?: string;
+  /** Written from inside: only those that belong to one of `kinds` reach no further than the pod. */
+  readonly sysctls?: Readonly<Record<string, string>>;
+}
+
+/** A stream socket that lives in the network namespace pinned at `netns`. */
+export interface SocketRequest {
+  readonly netns: string;
+  /** AF_INET or AF_INET6. */
+  readonly domain: number;
+}
+
+/** A process that has the namespaces already; its root is `rootUid` to us. */
+export interface NamespacesHolder {
+  readonly pid: number;
+  readonly rootUid: number | undefined;
+}
+
+export type NamespacesJob =
+  | { readonly id: number; readonly verb: 'create'; readonly request: PinRequest; readonly holder?: NamespacesHolder }
+  | { readonly id: number; readonly verb: 'adjust'; readonly request: PinRequest }
+  | { readonly id: number; readonly verb: 'socket'; readonly request: SocketRequest };
+export type NamespacesResult = {
+  readonly id: number;
+  /** Of `socket`: the descriptor, from now on the receiver's. */
+  readonly fd?: number;
+  readonly error?: string;
+  /** Of an error: its errno's name. */
+  readonly code?: string;
+  readonly field?: string;
+};
+
+// What os/namespaces asks of the thread that os/reactor-worker runs. Only synchronous calls here: what an asynchronous one does happens in a thread of the pool, which is in the host's namespaces, or worse, was started
 // from here and would stay in the pod's.
 const FLAGS: Readonly<Record<NamespaceKind, number>> = { net: CLONE_NEWNET, ipc: CLONE_NEWIPC, uts: CLONE_NEWUTS };
 const kinds = Object.keys(FLAGS) as NamespaceKind[];
-const own = new Map(kinds.map((kind) => [kind, openSync(`/proc/thread-self/ns/${kind}`, 'r')]));
+/** The thread's own, kept open from its first job on. */
+let own: ReadonlyMap<NamespaceKind, number> | undefined;
 
 class SysctlError extends Error {
   readonly field: string;
@@ -34,7 +71,11 @@ class SysctlError extends Error {
   }
 }
 
-function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesRequest, holder: NamespacesHolder | undefined): void {
+function goHome(from: readonly NamespaceKind[]): void {
+  for (const kind of from) setns(own?.get(kind) ?? -1, FLAGS[kind]);
+}
+
+function create({ dir, kinds: wanted, hostname, sysctls }: PinRequest, holder: NamespacesHolder | undefined): void {
   try {
     if (holder === undefined) unshare(wanted.reduce((flags, kind) => flags | FLAGS[kind], 0));
     else for (const kind of wanted) join(`/proc/${holder.pid}/ns/${kind}`, FLAGS[kind]);
@@ -44,21 +85,21 @@ function create({ dir, kinds: wanted, hostname, sysctls }: NamespacesRequest, ho
     for (const kind of wanted) pin(`/proc/thread-self/ns/${kind}`, path.join(dir, kind));
     if (holder !== undefined) pin(`/proc/${holder.pid}/ns/user`, path.join(dir, 'user'));
   } finally {
-    for (const kind of wanted) setns(own.get(kind) ?? -1, FLAGS[kind]);
+    goHome(wanted);
   }
 }
 
-function adjust({ dir, kinds: wanted, hostname, sysctls }: NamespacesRequest): void {
+function adjust({ dir, kinds: wanted, hostname, sysctls }: PinRequest): void {
   try {
     for (const kind of wanted) join(path.join(dir, kind), FLAGS[kind]);
     if (wanted.includes('uts') && hostname !== undefined) sethostname(hostname);
     writeSysctls(sysctls, undefined);
   } finally {
-    for (const kind of wanted) setns(own.get(kind) ?? -1, FLAGS[kind]);
+    goHome(wanted);
   }
 }
 
-function writeSysctls(sysctls: NamespacesRequest['sysctls'], rootUid: number | undefined): void {
+function writeSysctls(sysctls: PinRequest['sysctls'], rootUid: number | undefined): void {
   for (const [key, value] of Object.entries(sysctls ?? {})) writeSysctl(key, value, rootUid);
 }
 
@@ -77,7 +118,7 @@ function socketIn({ netns, domain }: SocketRequest): number {
     join(netns, CLONE_NEWNET);
     return streamSocket(domain);
   } finally {
-    setns(own.get('net') ?? -1, CLONE_NEWNET);
+    goHome(['net']);
   }
 }
 
@@ -119,6 +160,7 @@ function writeSysctl(key: string, value: string, rootUid: number | undefined): v
 }
 
 function work(job: NamespacesJob): { fd?: number } {
+  own ??= new Map(kinds.map((kind) => [kind, openSync(`/proc/thread-self/ns/${kind}`, 'r')]));
   if (job.verb === 'socket') return { fd: socketIn(job.request) };
   if (job.verb === 'adjust') adjust(job.request);
   else create(job.request, job.holder);
@@ -134,20 +176,19 @@ function failure(error: unknown): Omit<NamespacesResult, 'id'> {
   };
 }
 
-parentPort?.on('message', (job: NamespacesJob) => {
-  const answer = (result: Omit<NamespacesResult, 'id'>): void => parentPort?.postMessage({ id: job.id, ...result });
+/** Done, or why not. Whether the thread is back in its own namespaces after a failure, `isHome` tells. */
+export function runJob(job: NamespacesJob): NamespacesResult {
   try {
-    answer(work(job));
+    return { id: job.id, ...work(job) };
   } catch (error) {
-    answer(failure(error));
-    // A thread that could not go back would make the next pod in this pod's namespaces.
-    if (!isHome()) process.exit(1);
+    return { id: job.id, ...failure(error) };
   }
-});
+}
 
-function isHome(): boolean {
+/** Brings the thread back into its own namespaces; false when it can't go there. */
+export function isHome(): boolean {
   try {
-    for (const kind of kinds) setns(own.get(kind) ?? -1, FLAGS[kind]);
+    goHome(kinds);
     return true;
   } catch {
     return false;

@@ -312,8 +312,12 @@ class LayeredSnapshotter implements Snapshotter {
     } catch (error) {
       this.#active.delete(active.key);
       this.#leave(active.key);
-      usage.forget(active.key);
-      await this.#parts.trash.discard(temporary, ACTIVE_RECORD);
+      const discarded = this.#parts.trash.discard(temporary, ACTIVE_RECORD);
+      usage.forget(
+        active.key,
+        discarded.then(({ deleted }) => deleted),
+      );
+      await discarded;
       throw error;
     }
   }
@@ -362,9 +366,9 @@ class LayeredSnapshotter implements Snapshotter {
     if (!KEY.test(key)) return;
     using _ = await this.#locks.lock(`active ${key}`);
     // Not waited for: a container's files may be many.
-    void (await this.#parts.trash.discard(join(this.#parts.root, 'active', key), ACTIVE_RECORD)).deleted;
+    const { deleted } = await this.#parts.trash.discard(join(this.#parts.root, 'active', key), ACTIVE_RECORD);
     this.#active.delete(key);
-    this.#parts.usage.forget(key);
+    this.#parts.usage.forget(key, deleted);
     this.#leave(key);
   }
 

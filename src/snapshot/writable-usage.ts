@@ -133,13 +133,14 @@ export class WritableUsage {
     });
   }
 
-  /** The snapshot is gone, or does not come. */
-  forget(key: string): void {
+  /** The snapshot is gone, or does not come; its id is not looked at before `deleted` settles: there may be hundreds. */
+  forget(key: string, deleted: Promise<void>): void {
     this.#walked.forget(key);
     const id = this.#ids.get(key);
     if (id === undefined) return;
     this.#ids.delete(key);
-    this.#taken.delete(id);
+    const free = (): boolean => this.#taken.delete(id);
+    void deleted.then(free, free);
   }
 }
 

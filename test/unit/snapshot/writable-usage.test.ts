@@ -32,7 +32,7 @@ class FakeCounter implements ProjectCounter {
   async usage(id: number): Promise<DiskUsage> {
     this.asked++;
     this.mostAsking = Math.max(this.mostAsking, ++this.asking);
-    await new Promise((resolve) => setImmediate(resolve));
+    await settled();
     this.asking--;
     if (this.broken.usage) throw this.broken.usage;
     return this.counts.get(id) ?? { sizeBytes: 0, inodes: 0 };
@@ -42,6 +42,8 @@ class FakeCounter implements ProjectCounter {
     return this.dirs.get(dir) ?? Number.NaN;
   }
 }
+
+const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 describe('what containers write', () => {
   let root: string;
@@ -85,13 +87,20 @@ describe('what containers write', () => {
     const usage = await open();
     await usage.begin('a', '/a');
     const id = counter.id('/a');
-    usage.forget('a');
-    // Its files are being deleted.
+    const deletion = Promise.withResolvers<void>();
+    usage.forget('a', deletion.promise);
+    counter.asked = 0;
     await usage.begin('b', '/b');
-    expect(counter.id('/b')).not.to.equal(id);
-    counter.counts.delete(id);
+    // Its files are being deleted: there is nothing to ask.
+    expect(counter.asked).to.equal(1);
+    deletion.resolve();
+    await settled();
+    // They are, and still counted.
     await usage.begin('c', '/c');
-    expect(counter.id('/c')).to.equal(id);
+    counter.counts.delete(id);
+    await usage.begin('d', '/d');
+    expect(new Set([id, counter.id('/b'), counter.id('/c')]).size).to.equal(3);
+    expect(counter.id('/d')).to.equal(id);
   });
 
   it('a thousand snapshots one after another need one id, and a root has the same ones every time', async () => {
@@ -100,7 +109,8 @@ describe('what containers write', () => {
       for (let n = 0; n < 500; n++) {
         await usage.begin('k', `/${life}/${n}`);
         counter.counts.clear();
-        usage.forget('k');
+        usage.forget('k', Promise.resolve());
+        await settled();
       }
     }
     expect(new Set(counter.dirs.values()).size).to.equal(1);
@@ -147,7 +157,8 @@ describe('what containers write', () => {
     expect((await usage.of('c', join(root, 'c'))).sizeBytes).to.be.greaterThan(50_000);
     // An id that could not be given is free.
     counter.broken = {};
-    usage.forget('b');
+    usage.forget('b', Promise.resolve());
+    await settled();
     counter.counts.clear();
     await usage.begin('d', '/d');
     expect(counter.id('/d')).to.equal(counter.id(join(root, 'b')));
@@ -161,7 +172,7 @@ describe('what containers write', () => {
     await usage.begin('a', dirOf('a'));
     await usage.adopt('a', join(root, 'a'));
     expect((await usage.of('a', join(root, 'a'))).inodes).to.equal(2);
-    usage.forget('a');
+    usage.forget('a', Promise.resolve());
   });
 
   it('is asked for once at a time, whoever wants to know', async () => {

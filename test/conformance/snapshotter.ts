@@ -344,6 +344,15 @@ export function snapshotterSuite(name: string, { open, below }: SnapshotterSuite
         });
       });
 
+      it('may be 128 on each other, more than a page of paths holds', async function () {
+        this.timeout(120_000);
+        let top: Digest | undefined;
+        for (let n = 0; n < 128; n++) top = await bed.commit(snapshotter, top, [file(`f${n}`, String(n))]);
+        const rootfs = bed.mounted(await snapshotter.prepare(op(), 'k', top));
+        expect(readdirSync(rootfs)).to.have.length(128);
+        for (const n of [0, 64, 127]) expect(readFileSync(join(rootfs, `f${n}`), 'utf8')).to.equal(String(n));
+      });
+
       it('may be empty', async () => {
         const top = await bed.commit(snapshotter, await bed.commit(snapshotter, undefined, [file('a')]), []);
         expect(readdirSync(await writable('k', top))).to.deep.equal(['a']);

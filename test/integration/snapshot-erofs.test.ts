@@ -1,6 +1,22 @@
 import { spawnSync } from 'node:child_process';
-import { closeSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  closeSync,
+  createWriteStream,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
 import { expect } from 'chai';
 import koffi from 'koffi';
 import { digestOf } from '../../src/base/digest.ts';
@@ -13,15 +29,34 @@ import { LayerIndexer } from '../../src/snapshot/erofs/layer-indexer.ts';
 import type { Backing } from '../../src/snapshot/erofs/mounting.ts';
 import { detachIndex, mountIndex } from '../../src/snapshot/erofs/mounting.ts';
 import { probeErofs } from '../../src/snapshot/erofs/probe.ts';
-import type { MountSpec, Snapshotter } from '../../src/snapshot/snapshotter.ts';
+import type { LayerSource, MountSpec, Snapshotter } from '../../src/snapshot/snapshotter.ts';
+import { encodeHeader, paddingOf } from '../../src/snapshot/tar/header.ts';
 import { TarReader } from '../../src/snapshot/tar/reader.ts';
 import { op, SnapshotBed, snapshotterSuite } from '../conformance/snapshotter.ts';
 import { NASTY_TARS } from '../lib/nasty-tars.ts';
+import { size } from '../lib/size.ts';
 
 const open = (root: string): Promise<Snapshotter> => createErofsSnapshotter({ root, log: silentLogger });
 const BACKINGS: readonly Backing[] = (['file', 'loop'] as const).flatMap((kind) => [true, false].map((direct) => ({ kind, direct })));
 /** Younger than what any of the tars says but one, which is far ahead and of a file. */
 const BEGAN_NS = BigInt(Date.now() - 3_600_000) * 1_000_000n;
+
+const HEADER = { type: '0', mode: 0o644, uid: 0, gid: 0, mtime: '1', linkName: '', devMajor: 0, devMinor: 0, xattrs: new Map() } as const;
+
+const residentMib = (): number => Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) / 1024;
+
+/** A layer's blob, gzip, written as the pieces of its tar come. */
+async function blobOf(blobPath: string, pieces: () => Iterable<Buffer>): Promise<LayerSource> {
+  const hash = createHash('sha256');
+  const plain = function* (): Generator<Buffer> {
+    for (const piece of pieces()) {
+      hash.update(piece);
+      yield piece;
+    }
+  };
+  await pipeline(Readable.from(plain()), createGzip({ level: 1 }), createWriteStream(blobPath));
+  return { diffId: `sha256:${hash.digest('hex')}`, blobPath, mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip' };
+}
 
 const libc = koffi.load('libc.so.6');
 const llistxattr = libc.func('long llistxattr(void *path, void *list, size_t size)');
@@ -38,6 +73,79 @@ describe('erofs snapshotter', () => {
   // As on Linux before 6.12.
   snapshotterSuite('erofs by loop devices', {
     open: (root) => createErofsSnapshotter({ root, log: silentLogger, backings: BACKINGS.filter(({ kind }) => kind === 'loop') }),
+  });
+
+  describe('large layers', function () {
+    this.timeout(3_600_000);
+    const ENTRIES = size('LAYER_ENTRIES', 50_000, 1_000_000);
+    const GIB = size('LAYER_GIB', 0.5, 20);
+    const SLACK_MIB = 128;
+    let bed: SnapshotBed;
+    // A real disk: it is as large as they are.
+    beforeEach(() => (bed = new SnapshotBed('/var/tmp')));
+    afterEach(() => bed.dispose());
+
+    /** By how many MiB this process has grown at most. */
+    async function growthMib(work: () => Promise<unknown>): Promise<number> {
+      writeFileSync('/proc/self/clear_refs', '5');
+      const before = residentMib();
+      await work();
+      return residentMib() - before;
+    }
+
+    it(`of ${ENTRIES} entries: every file is there, for about 200 bytes of memory each`, async () => {
+      const source = await blobOf(join(bed.dir, 'many'), function* () {
+        const content = Buffer.alloc(512).fill('x', 0, 1);
+        for (let n = 0; n < ENTRIES; n++) {
+          const header = encodeHeader({ ...HEADER, name: `d${n % 1000}/e${n % 7}/file-${n}`, sizeBytes: 1, uid: n });
+          yield Buffer.concat([header, content]);
+        }
+      });
+      const snapshotter = await open(bed.root);
+      const grown = await growthMib(() => snapshotter.commitLayer(op(600_000), source, { parent: undefined, chainId: source.diffId }));
+      const rootfs = bed.mounted(await snapshotter.prepare(op(), 'k', source.diffId));
+      const { stdout } = spawnSync('find', [rootfs, '-type', 'f', '-printf', '%U\\n'], { maxBuffer: 1 << 30 });
+      expect(
+        stdout
+          .toString()
+          .trimEnd()
+          .split('\n')
+          .map(Number)
+          .sort((a, b) => a - b),
+      ).to.deep.equal(Array.from({ length: ENTRIES }, (_, n) => n));
+      process.stdout.write(`      ${ENTRIES} entries: ${grown.toFixed(0)} MiB of memory\n`);
+      expect(grown).to.be.lessThan(SLACK_MIB + (ENTRIES * 200) / 2 ** 20);
+    });
+
+    it(`of ${GIB} GiB: read back whole, for no more memory than a small one`, async () => {
+      const bytes = Math.round(GIB * 2 ** 30);
+      // What says where it stands would be damaged by any mistake in counting, beyond 32 bits too.
+      const marks = [0, Math.floor(bytes / 2), bytes - 16];
+      const source = await blobOf(join(bed.dir, 'huge'), function* () {
+        yield encodeHeader({ ...HEADER, name: 'huge', sizeBytes: bytes });
+        const piece = Buffer.alloc(1 << 20);
+        for (let at = 0; at < bytes; at += piece.length) {
+          const marked = marks.filter((mark) => mark >= at && mark < at + piece.length);
+          const chunk = marked.length === 0 ? piece : Buffer.from(piece);
+          for (const mark of marked) chunk.write(String(mark).padStart(16, '.'), mark - at);
+          yield chunk.subarray(0, Math.min(piece.length, bytes - at));
+        }
+        yield Buffer.alloc(paddingOf(bytes));
+      });
+      const snapshotter = await open(bed.root);
+      const grown = await growthMib(() => snapshotter.commitLayer(op(1_800_000), source, { parent: undefined, chainId: source.diffId }));
+      const rootfs = bed.mounted(await snapshotter.prepare(op(), 'k', source.diffId));
+      expect(statSync(join(rootfs, 'huge')).size).to.equal(bytes);
+      const fd = openSync(join(rootfs, 'huge'), 'r');
+      for (const mark of marks) {
+        const found = Buffer.alloc(16);
+        readSync(fd, found, 0, 16, mark);
+        expect(found.toString()).to.equal(String(mark).padStart(16, '.'));
+      }
+      closeSync(fd);
+      process.stdout.write(`      ${GIB} GiB: ${grown.toFixed(0)} MiB of memory\n`);
+      expect(grown).to.be.lessThan(SLACK_MIB);
+    });
   });
 
   describe('a layer that somebody unmounted', () => {

@@ -1,3 +1,4 @@
+import { anySignal } from './any-signal.ts';
 import { ClassifiedError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { silentLogger } from './log.ts';
@@ -58,7 +59,7 @@ export function newOp(name: string, options: { log?: Logger; timeoutMs?: number;
   const { log = silentLogger, timeoutMs = Infinity, signal } = options;
   const signals = [signal, Number.isFinite(timeoutMs) ? timeoutSignal(timeoutMs) : undefined].filter((s) => s !== undefined);
   return {
-    signal: signals.length === 1 && signals[0] !== undefined ? signals[0] : AbortSignal.any(signals),
+    signal: signals.length === 1 && signals[0] !== undefined ? signals[0] : anySignal(signals),
     log,
     deadlineMs: Date.now() + timeoutMs,
     span: new Span(name),
@@ -68,7 +69,7 @@ export function newOp(name: string, options: { log?: Logger; timeoutMs?: number;
 /** The same operation under a tighter deadline. */
 export function within(op: Op, timeoutMs: number): Op {
   const deadlineMs = Math.min(op.deadlineMs, Date.now() + timeoutMs);
-  return { ...op, deadlineMs, signal: AbortSignal.any([op.signal, timeoutSignal(timeoutMs)]) };
+  return { ...op, deadlineMs, signal: anySignal([op.signal, timeoutSignal(timeoutMs)]) };
 }
 
 /** The same log and span, but neither the caller's cancellation nor its deadline: what cleanup runs under (R3). */

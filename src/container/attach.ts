@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { anySignal } from '../base/any-signal.ts';
 import type { Op } from '../base/op.ts';
 import type { ProcessStreams } from '../runtime/runtime.ts';
 import type { ContainerDeps } from './deps.ts';
@@ -14,7 +15,7 @@ export async function attach(deps: ContainerDeps, op: Op, id: string, streams: P
   const late = new AbortController();
   using _ = lateAfter(deps.exits.get(record.id), late);
   op.log.info({ container: record.id }, 'attach');
-  const limited = { ...op, signal: AbortSignal.any([op.signal, late.signal]) };
+  const limited = { ...op, signal: anySignal([op.signal, late.signal]) };
   try {
     await deps.handler(record.runtimeHandler).attach(limited, record.id, { io: { tty, stdin, stdinOnce }, streams });
   } catch (error) {

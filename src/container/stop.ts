@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { anySignal } from '../base/any-signal.ts';
 import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
@@ -68,7 +69,7 @@ function visible(deps: ContainerDeps, id: string): ContainerRecord | undefined {
 async function settles(op: Op, promise: Promise<void>, timeoutMs: number): Promise<boolean> {
   const stopped = new AbortController();
   try {
-    const signal = AbortSignal.any([op.signal, stopped.signal]);
+    const signal = anySignal([op.signal, stopped.signal]);
     const late = sleep(timeoutMs, false, { signal }).catch(() => false);
     const done = await Promise.race([promise.then(() => true), late]);
     if (!done) throwIfOver(op);

@@ -66,8 +66,8 @@ const ends = new Map<string, Promise<ExitStatus | undefined>>();
 const jobs = new Map<number, Job>();
 
 /**
- * From now on this process is a subreaper that collects every ended child, ours or an orphan, when SIGCHLD comes (children of node:child_process too, whose exit
- * may then never be told), and has one thread for what blocks: it waits for descriptors that libuv can't wait for, and does os/namespace-jobs. Idempotent;
+ * From now on this process is a subreaper that collects every ended child, ours or an orphan, when SIGCHLD comes (those of node:child_process are left to it), and
+ * has one thread for what blocks: it waits for descriptors that libuv can't wait for, and does os/namespace-jobs. Idempotent;
  * `spawn`, `watchProcess` and the like start it when need be. While nothing is waited for it keeps no program from ending.
  */
 export async function startReactor(): Promise<void> {

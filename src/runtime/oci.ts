@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { anySignal } from '../base/any-signal.ts';
 import { ClassifiedError, errnoOf, messageOf, notFound, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
@@ -124,7 +125,7 @@ class ConmonRuntime implements OciRuntime {
     if (this.#creates.has(id)) throw new ClassifiedError('alreadyExists', `container ${id} is being created`);
     this.#creates.set(id, { abort, done });
     try {
-      return await this.#create({ ...op, signal: AbortSignal.any([op.signal, abort.signal]) }, request);
+      return await this.#create({ ...op, signal: anySignal([op.signal, abort.signal]) }, request);
     } catch (error) {
       throw wrap(`${this.#cli.name} create ${id}`, error);
     } finally {

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { ClassifiedError } from '../../../src/base/errors.ts';
+import type { Op } from '../../../src/base/op.ts';
 import { newOp } from '../../../src/base/op.ts';
 import { contextOption, freeLevel, parseContexts, relabel, selinuxDefaults, withOptions } from '../../../src/os/selinux.ts';
 
@@ -86,7 +87,7 @@ describe('os/selinux', () => {
   });
 
   describe('relabel', () => {
-    const op = newOp('test', { timeoutMs: 20_000 });
+    const op = (): Op => newOp('test', { timeoutMs: 20_000 });
     const label = 'u:r:t:s0:c1,c2';
     const path = process.env['PATH'];
     afterEach(() => (process.env['PATH'] = path));
@@ -100,7 +101,7 @@ describe('os/selinux', () => {
     };
     const calls = (): string[] => readFileSync(join(dir, 'calls'), 'utf8').trim().split('\n');
     const refusal = async (target: string): Promise<string> => {
-      const error: unknown = await relabel(op, target, label).catch((thrown: unknown) => thrown);
+      const error: unknown = await relabel(op(), target, label).catch((thrown: unknown) => thrown);
       expect(error).to.be.instanceOf(ClassifiedError).with.property('kind', 'failedPrecondition');
       return (error as Error).message;
     };
@@ -109,13 +110,13 @@ describe('os/selinux', () => {
 
     it('labels the directory, then what is below it, and follows no symlink', async () => {
       chcon('exit 0');
-      await relabel(op, '/vol', label);
+      await relabel(op(), '/vol', label);
       expect(calls()).to.deep.equal([top, below]);
     });
 
     it('leaves a filesystem without labels as it is', async () => {
       chcon(`echo "chcon: failed to change context of '/vol' to '${label}': Operation not supported" >&2; exit 1`);
-      await relabel(op, '/vol', label);
+      await relabel(op(), '/vol', label);
       expect(calls()).to.deep.equal([top]);
     });
 
@@ -126,7 +127,7 @@ describe('os/selinux', () => {
 
     it('does not mind what vanished meanwhile, nor a mount below that has no labels', async () => {
       chcon(complaints('No such file or directory', 'Operation not supported'));
-      await relabel(op, '/vol', label);
+      await relabel(op(), '/vol', label);
       expect(calls()).to.deep.equal([top, below]);
     });
 

@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, statfsSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,6 +8,7 @@ import { silentLogger } from '../../src/base/log.ts';
 import { newOp } from '../../src/base/op.ts';
 import { mount, umount } from '../../src/os/mount.ts';
 import { startReactor, stopReactor } from '../../src/os/reactor.ts';
+import { run } from '../../src/os/spawn.ts';
 import { createOverlaySnapshotter } from '../../src/snapshot/overlay.ts';
 import type { Snapshotter } from '../../src/snapshot/snapshotter.ts';
 import { findTools } from '../../src/snapshot/tools.ts';
@@ -136,9 +137,9 @@ describe('overlay snapshotter', () => {
 
     it('give up a tree of 2,000 levels (R37)', async () => {
       const rootfs = bed.mounted(await snapshotter.prepare(op(), 'k', undefined));
-      const script = "for (let n = 0; n < 2000; n++) { fs.mkdirSync('ddddd'); process.chdir('ddddd'); }";
-      const { status } = spawnSync(process.execPath, ['-e', script], { cwd: rootfs });
-      expect(status).to.equal(0);
+      const script = "process.chdir(process.argv[1]); for (let n = 0; n < 2000; n++) { fs.mkdirSync('ddddd'); process.chdir('ddddd'); }";
+      const { exitCode, stderr } = await run(op(), { argv: [process.execPath, '-e', script, rootfs] });
+      expect(exitCode, stderr.toString()).to.equal(0);
       expect((await snapshotter.usage('k')).inodes).to.equal(2001);
       await umount(rootfs);
       await snapshotter.remove(op(), 'k');

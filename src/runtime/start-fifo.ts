@@ -1,10 +1,9 @@
-import { closeSync, constants, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { errnoOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { orOver } from '../base/op.ts';
 import type { ProcessRef } from '../os/process.ts';
-import { watchProcess } from '../os/reactor.ts';
-import { readLine } from './pipe-reader.ts';
+import { watchFd, watchProcess } from '../os/reactor.ts';
 import { isOver } from './proc-scan.ts';
 
 /** What `start` does to the FIFO that init waits at: runc reads what init writes, crun writes what init reads. */
@@ -30,13 +29,11 @@ export async function startByFifo(op: Op, path: string, how: StartFifo, init: Pr
   // Before init can go on: if we end here, what is left looks started, and is.
   rmSync(path, { force: true });
   if (how === 'write') return isWritten(fd);
-  end.move();
-  const word = readLine(fd);
-  try {
-    return (await orOver(op, Promise.race([word.done, watchProcess(init).then(() => undefined)]))) !== undefined;
-  } finally {
-    word.close();
-  }
+  const { promise: readable, resolve } = Promise.withResolvers<void>();
+  end.defer(watchFd(fd, resolve));
+  // It may have written its word and be at its end already.
+  await orOver(op, Promise.race([readable, watchProcess(init)]));
+  return readSync(fd, Buffer.alloc(1)) === 1;
 }
 
 function isWritten(fd: number): boolean {

@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { ServiceError } from '@grpc/grpc-js';
 import { findProgram } from '../../hack/images/programs.ts';
@@ -49,6 +49,16 @@ export function faultyPlugin(dir: string, name: string): Faulty {
 export function faultyRuntime(dir: string, name = 'runc'): Faulty {
   const verbs = ['create', 'start', 'kill', 'delete', 'exec', 'state', 'update'].join('|');
   return new Faulty(dir, programPath(name), `verb=\nfor word; do case $word in ${verbs}) verb=$word; break ;; esac; done`);
+}
+
+/** The same by a name that the driver does not know: all that it does goes by the command line, starts too. */
+export function faultyUnknownRuntime(dir: string): Faulty {
+  const runtime = faultyRuntime(dir);
+  writeFileSync(
+    runtime.path,
+    readFileSync(runtime.path, 'utf8').replace('\n', '\n[ "$1" != --version ] || { echo unknown version 1; exit; }\n'),
+  );
+  return runtime;
 }
 
 /** A program that is looked up on PATH; `dir` has to come first there. */

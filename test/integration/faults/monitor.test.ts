@@ -9,7 +9,7 @@ import { cgroupOf, createCgroup, setResources } from '../../../src/os/cgroup.ts'
 import { descendantsOf, processRef } from '../../../src/os/process.ts';
 import { Bed, CGROUP, eventually } from '../../lib/bed.ts';
 import type { Faulty } from '../../lib/faults.ts';
-import { failure, faultyRuntime, remains } from '../../lib/faults.ts';
+import { failure, faultyRuntime, faultyUnknownRuntime, remains } from '../../lib/faults.ts';
 import { size } from '../../lib/size.ts';
 
 const MIB = 1024 * 1024;
@@ -22,6 +22,7 @@ describe('faults: monitor and memory', function () {
   this.timeout(60_000 + OOM_ROUNDS * 1000);
   let dir: string;
   let runtime: Faulty;
+  let unknown: Faulty;
   let bed: Bed;
   let config: PodSandboxConfig;
   let pod: string;
@@ -29,7 +30,8 @@ describe('faults: monitor and memory', function () {
   before(async () => {
     dir = mkdtempSync(join(tmpdir(), 'programs-'));
     runtime = faultyRuntime(dir);
-    bed = await Bed.make({ subnet: 22, flags: ['--handler', `faulty=${runtime.path}`] });
+    unknown = faultyUnknownRuntime(join(dir, 'unknown'));
+    bed = await Bed.make({ subnet: 22, flags: ['--handler', `faulty=${runtime.path}`, '--handler', `unknown=${unknown.path}`] });
   });
   beforeEach(async () => {
     config = podConfig('monitored');
@@ -37,6 +39,7 @@ describe('faults: monitor and memory', function () {
   });
   afterEach('leaves nothing', async () => {
     runtime.heal();
+    unknown.heal();
     await bed.gantry.removePods();
     expect(remains(bed.gantry)).to.deep.equal([]);
     await eventually('no zombies', () => zombies().length === 0, 3000).catch((error: unknown) => {
@@ -119,12 +122,13 @@ describe('faults: monitor and memory', function () {
   });
 
   it('R5: a runtime that hangs at start: the call ends at its deadline, and the pod can go', async () => {
+    const other = podConfig('hangs');
     const { containerId } = await bed.cri.runtime('createContainer', {
-      podSandboxId: pod,
+      podSandboxId: await bed.runPod(other, 'unknown'),
       config: bed.containerConfig('app', PATIENT),
-      sandboxConfig: config,
+      sandboxConfig: other,
     });
-    runtime.inject(`[ "$verb" != start ] || { ${runtime.stall(120)}; }`);
+    unknown.inject(`[ "$verb" != start ] || { ${unknown.stall(120)}; }`);
     expect((await failure(bed.cri.runtime('startContainer', { containerId }, 1000))).details).to.match(/stage runtime start/);
     await eventually('it is known not to run', async () => (await bed.status(containerId)).state === 'CONTAINER_EXITED');
   });

@@ -7,7 +7,7 @@ import type { PodSandboxConfig } from '../../../src/gen/cri/runtime/v1/PodSandbo
 import { mount, umount } from '../../../src/os/mount.ts';
 import { Bed, CGROUP, eventually } from '../../lib/bed.ts';
 import type { Faulty } from '../../lib/faults.ts';
-import { addresses, failure, faultyPlugin, faultyRuntime, remains } from '../../lib/faults.ts';
+import { addresses, failure, faultyPlugin, faultyUnknownRuntime, remains } from '../../lib/faults.ts';
 
 const PATIENT = 'trap "exit 0" TERM; sleep 1000 & wait';
 const DEAF = 'trap "" TERM; while :; do sleep 1; done';
@@ -22,7 +22,7 @@ describe('faults: races', function () {
 
   before(async () => {
     dir = mkdtempSync(join(tmpdir(), 'races-'));
-    runtime = faultyRuntime(join(dir, 'programs'));
+    runtime = faultyUnknownRuntime(join(dir, 'programs'));
     bridge = faultyPlugin(join(dir, 'plugins'), 'bridge');
     // Root, state and logs on one small disk.
     mkdirSync(join(dir, 'disk'));

@@ -194,3 +194,8 @@ export function isHome(): boolean {
     return false;
   }
 }
+
+/** The thread ends: nobody else closes what it has open. */
+export function endJobs(): void {
+  for (const fd of own?.values() ?? []) closeSync(fd);
+}

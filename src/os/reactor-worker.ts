@@ -1,6 +1,7 @@
 import { readSync } from 'node:fs';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { isHome, runJob } from './namespace-jobs.ts';
+import { errnoOf } from '../base/errors.ts';
+import { endJobs, isHome, runJob } from './namespace-jobs.ts';
 import type { NamespacesJob } from './namespace-jobs.ts';
 import type { ReactorMessage, ReactorThread } from './reactor.ts';
 import { epollWait } from './syscalls.ts';
@@ -13,12 +14,23 @@ const port = parentPort!;
 const tell = (message: ReactorMessage): void => port.postMessage(message);
 const counter = Buffer.alloc(8);
 
+function takeWake(): void {
+  try {
+    readSync(wakeFd, counter);
+  } catch (error) {
+    // The other has.
+    if (errnoOf(error) !== 'EAGAIN') throw error;
+  }
+}
+
 function runJobs(): void {
   for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) {
     const result = runJob(next.message as NamespacesJob);
     tell({ result });
     // A thread that could not go back would make the next pod in this pod's namespaces.
-    if (result.error !== undefined && !isHome()) process.exit(1);
+    if (result.error === undefined || isHome()) continue;
+    endJobs();
+    process.exit(1);
   }
 }
 
@@ -26,7 +38,9 @@ while (Atomics.load(stop, 0) === 0) {
   const tokens = epollWait(epfd, TICK_MS);
   const ready = tokens.filter((token) => token !== 0);
   if (ready.length > 0) tell({ ready });
-  if (ready.length === tokens.length) continue;
-  readSync(wakeFd, counter);
+  // What ends one of two wakes the other too.
+  if (ready.length === tokens.length || Atomics.load(stop, 0) !== 0) continue;
+  takeWake();
   runJobs();
 }
+endJobs();

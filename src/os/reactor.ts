@@ -48,10 +48,19 @@ const MAX_ORPHANS = 1024;
 const ADOPTION_PATIENCE_MS = 1000;
 /** Children are looked for this often without a signal too: whoever started this process may have blocked it. */
 const SWEEP_MS = 1000;
+/** The kernel may keep a job for long, or for ever: after this the ends of processes are waited for by another thread. */
+const STUCK_MS = 1000;
 
-interface Reactor extends ReactorThread {
+interface Running {
+  readonly thread: ReactorThread;
+  readonly worker: Worker;
+}
+
+interface Reactor extends Pick<ReactorThread, 'epfd' | 'wakeFd'> {
   readonly sweep: NodeJS.Timeout;
-  worker: Worker;
+  running: Running;
+  /** Waits for descriptors while `running` is kept by a job. */
+  standIn: Running | undefined;
 }
 
 let reactor: Reactor | undefined;
@@ -81,14 +90,15 @@ function started(): Reactor {
   if (reactor) return reactor;
   becomeSubreaper();
   process.on('SIGCHLD', collectSoon);
-  process.on('exit', endThread);
-  const thread = { epfd: epollCreate(), wakeFd: eventfd(), stop: new Int32Array(new SharedArrayBuffer(4)) };
-  epollAdd(thread.epfd, thread.wakeFd, 0);
-  reactor = { ...thread, worker: begin(thread), sweep: setInterval(collectSoon, SWEEP_MS).unref() };
+  process.on('exit', endThreads);
+  const fds = { epfd: epollCreate(), wakeFd: eventfd() };
+  epollAdd(fds.epfd, fds.wakeFd, 0);
+  reactor = { ...fds, running: begin(fds, replace), standIn: undefined, sweep: setInterval(collectSoon, SWEEP_MS).unref() };
   return reactor;
 }
 
-function begin(thread: ReactorThread): Worker {
+function begin({ epfd, wakeFd }: Pick<ReactorThread, 'epfd' | 'wakeFd'>, onEnd: (ended: Running) => void): Running {
+  const thread = { epfd, wakeFd, stop: new Int32Array(new SharedArrayBuffer(4)) };
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
   const worker = new Worker(new URL(`./reactor-worker.${extension}`, import.meta.url), {
     workerData: thread,
@@ -96,43 +106,62 @@ function begin(thread: ReactorThread): Worker {
     trackUnmanagedFds: false,
     execArgv: [],
   });
+  const running = { thread, worker };
   // No listener for its errors: without it nothing is known of a container's end, so one ends the daemon, and the next start recovers.
   worker.on('message', onMessage);
-  worker.on('exit', () => {
-    if (reactor?.worker !== worker || Atomics.load(thread.stop, 0) !== 0) return;
-    // It could not go back to its own namespaces. Descriptors that got ready meanwhile are told by the next one.
-    reactor.worker = begin(thread);
-    rejectJobs();
-    refer();
-  });
+  worker.on('exit', () => onEnd(running));
   worker.unref();
-  return worker;
+  return running;
 }
 
-function wake(thread: ReactorThread): void {
+/** It could not go back to its own namespaces. Descriptors that got ready meanwhile are told by the next one. */
+function replace({ thread, worker }: Running): void {
+  if (reactor?.running.worker !== worker || Atomics.load(thread.stop, 0) !== 0) return;
+  reactor.running = begin(reactor, replace);
+  rejectJobs();
+  refer();
+}
+
+function standIn(): void {
+  if (!reactor || reactor.standIn) return;
+  reactor.standIn = begin(reactor, () => {
+    if (!reactor) return;
+    reactor.standIn = undefined;
+    // It may have been woken in the other's place.
+    wake(reactor);
+    if (jobs.size > 0) standIn();
+  });
+  refer();
+}
+
+function wake({ wakeFd }: Pick<ReactorThread, 'wakeFd'>): void {
   const one = Buffer.alloc(8);
   one.writeBigUInt64LE(1n);
-  writeSync(thread.wakeFd, one);
+  writeSync(wakeFd, one);
+}
+
+function stop({ thread }: Running): void {
+  Atomics.store(thread.stop, 0, 1);
+  wake(thread);
 }
 
 // A thread inside a blocking call holds up process.exit and an uncaught exception alike.
-function endThread(): void {
-  if (!reactor) return;
-  Atomics.store(reactor.stop, 0, 1);
-  wake(reactor);
+function endThreads(): void {
+  for (const each of [reactor?.running, reactor?.standIn]) if (each) stop(each);
 }
 
-/** Ends the thread. What is still watched never resolves. */
+/** Ends the thread. What is still watched never resolves, and a job that is kept by the kernel keeps this. */
 export async function stopReactor(): Promise<void> {
   if (!reactor) return;
-  const { worker, epfd, wakeFd, sweep } = reactor;
-  const ended = new Promise((resolve) => worker.once('exit', resolve));
-  endThread();
-  process.off('exit', endThread);
+  const { running, standIn: second, epfd, wakeFd, sweep } = reactor;
+  const workers = [running.worker, ...(second ? [second.worker] : [])];
+  const ended = workers.map((worker) => new Promise((resolve) => worker.once('exit', resolve)));
+  endThreads();
+  process.off('exit', endThreads);
   process.off('SIGCHLD', collectSoon);
   clearInterval(sweep);
-  worker.ref();
-  await ended;
+  for (const worker of workers) worker.ref();
+  await Promise.all(ended);
   reactor = undefined;
   watches.clear();
   claims.clear();
@@ -150,12 +179,13 @@ function rejectJobs(): void {
 /** Has os/namespace-jobs do `job` in the thread; what fails there is told in the result. */
 export function askThread(job: NamespacesJob): Promise<NamespacesResult> {
   const { promise, resolve, reject } = Promise.withResolvers<NamespacesResult>();
-  const thread = started();
+  const { running } = started();
+  const late = setTimeout(standIn, STUCK_MS).unref();
   jobs.set(job.id, { resolve, reject });
   refer();
-  thread.worker.postMessage(job);
-  wake(thread);
-  return promise;
+  running.worker.postMessage(job);
+  wake(running.thread);
+  return promise.finally(() => clearTimeout(late));
 }
 
 function onMessage(message: ReactorMessage): void {
@@ -164,6 +194,7 @@ function onMessage(message: ReactorMessage): void {
   } else {
     jobs.get(message.result.id)?.resolve(message.result);
     jobs.delete(message.result.id);
+    if (jobs.size === 0 && reactor?.standIn) stop(reactor.standIn);
   }
   refer();
 }
@@ -203,8 +234,8 @@ function deliver(child: Collected): void {
 const statusOf = ({ exitCode, signal, exitedAtNs }: Collected): ExitStatus => ({ exitCode, signal, exitedAtNs });
 
 function refer(): void {
-  if (watches.size > 0 || claims.size > 0 || jobs.size > 0) reactor?.worker.ref();
-  else reactor?.worker.unref();
+  const isNeeded = watches.size > 0 || claims.size > 0 || jobs.size > 0;
+  for (const each of [reactor?.running, reactor?.standIn]) if (each) each.worker[isNeeded ? 'ref' : 'unref']();
 }
 
 /**

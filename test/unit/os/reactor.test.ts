@@ -1,4 +1,5 @@
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { closeSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -6,7 +7,7 @@ import { expect } from 'chai';
 import { newOp } from '../../../src/base/op.ts';
 import type { ProcessRef } from '../../../src/os/process.ts';
 import { processRef } from '../../../src/os/process.ts';
-import { watchProcess } from '../../../src/os/reactor.ts';
+import { askThread, stopReactor, watchProcess } from '../../../src/os/reactor.ts';
 import { run, spawn } from '../../../src/os/spawn.ts';
 import { leaksFail } from '../../lib/leaks.ts';
 
@@ -45,6 +46,33 @@ describe('os/reactor', () => {
     const child = spawn({ argv: ['sh', '-c', 'sleep 0.1; exit 7'] });
     const [a, b, c] = await Promise.all([watchProcess(child), watchProcess(child), child.exited]);
     expect([a?.exitCode, b?.exitCode, c.exitCode]).to.deep.equal([7, 7, 7]);
+  });
+
+  it('tells the end of processes while the kernel keeps a job of namespaces, and goes on with jobs when it lets go', async function () {
+    this.timeout(20_000);
+    const fifo = join(dir, 'netns');
+    await run(op(), { argv: ['mkfifo', fifo] });
+    // Opening it for reading blocks until somebody writes.
+    const stuck = askThread({ id: -1, verb: 'socket', request: { netns: fifo, domain: 2 } });
+    const next = askThread({ id: -2, verb: 'socket', request: { netns: '/proc/self/ns/net', domain: 2 } });
+    for (let round = 0; round < 3; round++) {
+      const file = join(dir, `kept-${round}`);
+      await run(op(), { argv: ['sh', '-c', `sleep 100 >/dev/null 2>&1 & echo $! > ${file}`] });
+      const ref = refOf(Number(await readFile(file, 'utf8')));
+      const ended = watchProcess(ref);
+      process.kill(ref.pid, 'SIGKILL');
+      const first = await Promise.race([ended, sleep(5000, 'nothing was told' as const)]);
+      expect(first).to.not.equal('nothing was told');
+    }
+    await writeFile(fifo, '');
+    expect((await stuck).error).to.match(/setns/);
+    const { fd, error } = await next;
+    expect(error).to.equal(undefined);
+    closeSync(fd ?? -1);
+    for (let id = -3; id > -20; id--)
+      closeSync((await askThread({ id, verb: 'socket', request: { netns: '/proc/self/ns/net', domain: 2 } })).fd ?? -1);
+    // With what the thread had open for jobs.
+    await stopReactor();
   });
 
   it('takes one descriptor for all who watch a process that does not end (R5)', async () => {

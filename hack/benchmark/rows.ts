@@ -28,6 +28,8 @@ const MAX_ON_SUBNET = 200;
 /** A daemon is asked for months: what it compiles on the way is not what is compared. */
 const WARM_UP_CALLS = 50;
 const SETTLE_MS = 2_000;
+/** Both give memory back a while after work. */
+const IDLE_MS = 10_000;
 
 /** Each round everybody's turn, in another order each time. */
 async function inTurns({ contenders, rounds }: Bench, turn: (who: Contender, round: number) => Promise<void>): Promise<void> {
@@ -110,20 +112,21 @@ const withPods = (
   unit: string,
   count: number,
   measure: (who: Contender, samples: Samples, ups: readonly Up[]) => Promise<void>,
+  settleMs = SETTLE_MS,
 ): RowPlan => ({
   name,
   unit,
   async measure(bench, samples) {
     const ups = new Map<Contender, Up[]>();
     for (const who of bench.contenders) ups.set(who, await podsUp(who, count, 4, { hostNetwork: count > MAX_ON_SUBNET }));
-    await sleep(SETTLE_MS);
+    await sleep(settleMs);
     await inTurns(bench, (who) => measure(who, samples, ups.get(who)!));
     for (const [who, those] of ups) await podsDown(who, those);
   },
 });
 
 const memory = (count: number): RowPlan =>
-  withPods(`memory-${count}`, 'MiB', count, async (who, samples) => samples.add(who.name, memoryMib(who)));
+  withPods(`memory-${count}`, 'MiB', count, async (who, samples) => samples.add(who.name, memoryMib(who)), IDLE_MS);
 
 const idleCpu = withPods('idle-cpu-50', '% of a core', 50, async (who, samples) => {
   const before = cpuSeconds(who);

@@ -5,8 +5,9 @@ const LOOK_MS = 500;
 const IDLE_CPU_US = 15_000;
 /** A single idle look may be a pod that waits for a plugin. */
 const IDLE_LOOKS = 2;
-/** What a collection must promise: the process has grown by this since the last. */
+/** What makes a collection worth its pause: the process has grown by this since the last, or worked for so long. */
 const WORTH_BYTES = 4 << 20;
+const WORTH_CPU_US = 500_000;
 
 /**
  * Gives back memory that a burst of work left behind, as soon as the process has been idle for about a second: garbage that V8 would keep for the next burst, and
@@ -16,15 +17,19 @@ const WORTH_BYTES = 4 << 20;
 export function returnSpareMemory(): Disposable {
   let idleLooks = 0;
   let settledBytes = 0;
+  let workedUs = 0;
   let cpu = process.cpuUsage();
   const look = (): void => {
     const { user, system } = process.cpuUsage(cpu);
     cpu = process.cpuUsage();
+    workedUs += user + system;
     idleLooks = user + system < IDLE_CPU_US ? idleLooks + 1 : 0;
-    if (idleLooks < IDLE_LOOKS || process.memoryUsage.rss() < settledBytes + WORTH_BYTES) return;
+    if (idleLooks < IDLE_LOOKS) return;
+    if (workedUs < WORTH_CPU_US && process.memoryUsage.rss() < settledBytes + WORTH_BYTES) return;
     globalThis.gc?.({ type: 'major', flavor: 'last-resort', execution: 'sync' });
     mallocTrim();
     settledBytes = process.memoryUsage.rss();
+    workedUs = 0;
     cpu = process.cpuUsage();
   };
   const timer = setInterval(look, LOOK_MS).unref();

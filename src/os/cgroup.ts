@@ -180,9 +180,9 @@ async function killEach(path: string, { frozen }: { frozen: boolean }): Promise<
   }
 }
 
-const REMOVE_TIMEOUT_MS = 500;
+const REMOVE_TIMEOUT_MS = 2_000;
 
-/** The whole tree in every hierarchy, leaves first; EBUSY (a process that is just ending) is tried again for half a second. Kills nothing. Missing is fine. */
+/** The whole tree in every hierarchy, leaves first; EBUSY (a process that is just ending, say the init of a create that was cut off) is tried again for two seconds. Kills nothing. Missing is fine. */
 export async function removeCgroup(path: string): Promise<void> {
   if (isRoot(path)) return;
   const tree = hierarchies();

@@ -34,7 +34,7 @@ async function run(args: Arguments): Promise<void> {
 /** Commands that a running daemon carries out. */
 async function askDaemon(args: Arguments, print: (text: string) => void): Promise<void> {
   const { config } = loadConfig({ flags: args.flags, ...(args.configPath === undefined ? {} : { path: args.configPath }) });
-  // Loaded only here: a daemon would have 5 MiB more of a gRPC client that it doesn't use.
+  // Loaded only here: a daemon has no use for them.
   const { connect } = await import('./cli/client.ts');
   const { printImages } = await import('./cli/images.ts');
   const { pullWithProgress } = await import('./cli/pull.ts');

@@ -1,3 +1,5 @@
+import { anySignal } from '../base/any-signal.ts';
+
 const MAX_QUEUED = 4096;
 const MAX_QUEUED_BYTES = 32 * 1024 * 1024;
 
@@ -50,7 +52,7 @@ export class Bus<T> {
   }
 
   subscribe(subscriber: AbortSignal): Subscription<T> {
-    const signal = AbortSignal.any([subscriber, this.#closed.signal]);
+    const signal = anySignal([subscriber, this.#closed.signal]);
     const { maxQueued, maxQueuedBytes } = this.#options;
     let queue: Array<Queued<T>> = [];
     let queuedBytes = 0;

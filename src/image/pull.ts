@@ -1,3 +1,4 @@
+import { anySignal } from '../base/any-signal.ts';
 import { assert } from '../base/assert.ts';
 import type { Digest } from '../base/digest.ts';
 import { chainIdOf } from '../base/digest.ts';
@@ -136,7 +137,7 @@ const at = <T>(list: readonly T[], index: number): T => {
  */
 async function fetchAndCommit(deps: PullDeps, op: Op, client: RepositoryClient, steps: readonly LayerStep[]): Promise<void> {
   const failed = new AbortController();
-  const own: Op = { ...op, signal: AbortSignal.any([op.signal, failed.signal]) };
+  const own: Op = { ...op, signal: anySignal([op.signal, failed.signal]) };
   const all: Array<Promise<void>> = [];
   const begun = (work: Promise<void>): Promise<void> => {
     all.push(work);

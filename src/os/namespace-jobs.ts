@@ -56,8 +56,8 @@ export type NamespacesResult = {
   readonly field?: string;
 };
 
-// What os/namespaces asks of the thread that os/reactor-worker runs. Only synchronous calls here: what an asynchronous one does happens in a thread of the pool, which is in the host's namespaces, or worse, was started
-// from here and would stay in the pod's.
+// What os/namespaces asks of the thread that os/reactor-worker runs. Only synchronous calls here: what an asynchronous one does happens in a thread of the pool,
+// which is in the host's namespaces, or worse, was started from here and would stay in the pod's.
 const FLAGS: Readonly<Record<NamespaceKind, number>> = { net: CLONE_NEWNET, ipc: CLONE_NEWIPC, uts: CLONE_NEWUTS };
 const kinds = Object.keys(FLAGS) as NamespaceKind[];
 /** The thread's own, kept open from its first job on. */

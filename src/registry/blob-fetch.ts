@@ -1,3 +1,4 @@
+import { anySignal } from '../base/any-signal.ts';
 import type { IncomingMessage } from 'node:http';
 import type { Digest } from '../base/digest.ts';
 import { ClassifiedError, kindOf, messageOf } from '../base/errors.ts';
@@ -88,7 +89,7 @@ export class BlobFetch {
   async #fetch(op: Op, get: GetBlob): Promise<void> {
     const sink = (this.#sink ??= await this.#request.begin());
     const helpersEnd = new AbortController();
-    const host = new HostState({ ...op, signal: AbortSignal.any([op.signal, helpersEnd.signal]) }, { get, sink });
+    const host = new HostState({ ...op, signal: anySignal([op.signal, helpersEnd.signal]) }, { get, sink });
     try {
       await retried(op, (tries) => this.#insist(op, host, tries));
     } catch (error) {

@@ -11,7 +11,7 @@ export type StartFifo = 'read' | 'write';
 
 /**
  * Starts a created container as runc and crun do it themselves: init waits at `exec.fifo` among the runtime's state, and for `state` the container runs once that
- * is gone. 5 ms less than a process of the runtime for it. false: nothing has come of it, and the runtime has to be asked, if only for its words.
+ * is gone. 4 ms less than a process of the runtime for it. false: nothing has come of it, and the runtime has to be asked, if only for its words.
  */
 export async function startByFifo(op: Op, path: string, how: StartFifo, init: ProcessRef): Promise<boolean> {
   if (isOver(init)) return false;

@@ -1,3 +1,4 @@
+import { anySignal } from '../base/any-signal.ts';
 import { pipeline } from 'node:stream/promises';
 import type { Duplex } from 'node:stream';
 import { ClassifiedError, messageOf } from '../base/errors.ts';
@@ -50,7 +51,7 @@ async function connect(signal: AbortSignal, runtime: StreamRuntime, podSandboxId
   const giveUp = (): void => given.abort(new ClassifiedError('cancelled', 'the client closed the stream'));
   data.once('close', giveUp);
   try {
-    const connection = await runtime.connect(AbortSignal.any([signal, given.signal]), podSandboxId, port);
+    const connection = await runtime.connect(anySignal([signal, given.signal]), podSandboxId, port);
     connection.on('error', () => {});
     if (data.destroyed) connection.destroy();
     return connection;

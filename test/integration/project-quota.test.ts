@@ -58,9 +58,7 @@ for (const filesystem of ['ext4', 'xfs'] as Filesystem[])
     if (why !== undefined) return void it.skip(`not here: ${why}`);
     let disk: QuotaDisk;
     before(async () => {
-      const made = QuotaDisk.make(filesystem);
-      if (typeof made === 'string') throw new Error(made);
-      disk = made;
+      disk = QuotaDisk.make(filesystem);
       await startReactor();
     });
     after(async () => {
@@ -250,9 +248,7 @@ for (const filesystem of ['ext4', 'xfs'] as Filesystem[])
 describe('a filesystem that counts no projects', () => {
   let disk: QuotaDisk;
   before(async () => {
-    const made = QuotaDisk.make('ext4', { counts: false });
-    if (typeof made === 'string') throw new Error(made);
-    disk = made;
+    disk = QuotaDisk.make('ext4', { counts: false });
     await startReactor();
   });
   after(async () => {
@@ -287,9 +283,7 @@ describe('containers on a filesystem that counts projects', function () {
   let disk: QuotaDisk;
   let bed: Bed;
   before(async () => {
-    const made = QuotaDisk.make('ext4');
-    if (typeof made === 'string') throw new Error(made);
-    disk = made;
+    disk = QuotaDisk.make('ext4');
     dir = mkdtempSync(join(tmpdir(), 'gantry-quota-bed-'));
     mkdirSync(join(dir, 'root'));
     execFileSync('mount', ['--bind', disk.dir, join(dir, 'root')]);

@@ -2,6 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { messageOf } from '../../src/base/errors.ts';
 
 export type Filesystem = 'ext4' | 'xfs';
 
@@ -17,8 +18,8 @@ export class QuotaDisk {
     this.dir = join(parent, 'fs');
   }
 
-  /** That counts projects; a sentence why it can't be had here. `counts` false: without that. */
-  static make(filesystem: Filesystem, { counts = true } = {}): QuotaDisk | string {
+  /** That counts projects; `counts` false: without that. Throws, with why, where it can't be had. */
+  static make(filesystem: Filesystem, { counts = true } = {}): QuotaDisk {
     const disk = new QuotaDisk(mkdtempSync(join(tmpdir(), 'gantry-quota-')));
     const image = join(disk.#parent, 'disk.img');
     mkdirSync(disk.dir);
@@ -30,15 +31,17 @@ export class QuotaDisk {
     const mounted = made.status === 0 ? spawnSync('mount', ['-t', filesystem, '-o', options, image, disk.dir], { encoding: 'utf8' }) : made;
     if (mounted.status === 0) return disk;
     rmSync(disk.#parent, { recursive: true });
-    return (mounted.stderr || (mounted.error?.message ?? '')).split('\n')[0] ?? '';
+    throw new Error((mounted.stderr || (mounted.error?.message ?? '')).split('\n')[0]);
   }
 
   /** Why this machine has none that counts: kernels without CONFIG_QFMT_V2 (ext4) or CONFIG_XFS_QUOTA, or no mkfs. hack/vm has all. */
   static missing(filesystem: Filesystem): string | undefined {
-    const made = QuotaDisk.make(filesystem);
-    if (typeof made === 'string') return made;
-    made[Symbol.dispose]();
-    return undefined;
+    try {
+      QuotaDisk.make(filesystem)[Symbol.dispose]();
+      return undefined;
+    } catch (error) {
+      return messageOf(error);
+    }
   }
 
   [Symbol.dispose](): void {

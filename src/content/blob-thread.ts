@@ -1,25 +1,31 @@
 import { availableParallelism } from 'node:os';
 import { MessageChannel } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
+import { ClassifiedError } from '../base/errors.ts';
+import type { AskBlob, BlobAnswer } from '../os/http-client.ts';
+import type { Receiving } from '../os/http-receive.ts';
 import type { Thread } from '../os/threads.ts';
 import { Threads } from '../os/threads.ts';
-import type { BlobMessage, BlobNews, BlobReply } from './blob-worker.ts';
+import type { BlobMessage, BlobReply, PlainError, RequestMessage, RequestNews } from './blob-worker.ts';
 
-/** One hashes more than a gigabyte per second where processors can do it, and each costs memory. */
+/** One fetches and hashes some hundred megabytes per second, and each costs memory. */
 const MAX_THREADS = Math.min(2, availableParallelism());
-
-/** What the thread has not written yet, of one blob. Far more than one of its steps. */
-const MAX_WAITING_BYTES = 4 << 20;
 
 interface Content {
   readonly sha256: string;
   readonly sizeBytes: number;
 }
 
+/** One who writes by a thread. */
+interface Blob {
+  heard(reply: BlobReply): void;
+  /** The thread is gone. */
+  gone(error: Error): void;
+}
+
 interface SharedThread {
   readonly thread: Thread;
-  /** Who writes by it. */
-  readonly blobs: Map<number, (news: BlobNews) => void>;
+  readonly blobs: Map<number, Blob>;
 }
 
 /** A few threads that write many blobs. */
@@ -47,45 +53,64 @@ export class BlobThreads {
     const shared: SharedThread = { thread: this.#threads.take(), blobs: new Map() };
     shared.thread.listen((message) => {
       const reply = message as BlobReply;
-      shared.blobs.get(reply.id)?.(reply);
+      shared.blobs.get(reply.id)?.heard(reply);
     });
-    void shared.thread.ended.then(() => (this.#running = this.#running.filter((each) => each !== shared)));
+    void shared.thread.ended.then((error = new Error('the thread that writes a blob ended')) => {
+      this.#running = this.#running.filter((each) => each !== shared);
+      for (const blob of [...shared.blobs.values()]) blob.gone(error);
+    });
     this.#running.push(shared);
     return shared;
   }
 }
 
-/** Writes one blob's file and hashes it, on a thread. Buffers are handed over, not copied. */
+/**
+ * Fetches the pieces of one blob, writes them to its file and hashes them, on a thread: no byte of it comes to the event loop, neither as HTTP nor as TLS has it,
+ * and what they leave for the garbage collector is not in the daemon's heap.
+ */
 export class BlobThread {
   readonly #thread: Thread;
   readonly #id: number;
   readonly #close: () => void;
-  #waiting = 0;
-  #failure: Error | undefined;
-  /** Those who wait for room. */
-  #wake: Array<() => void> = [];
-  #content: Promise<Content> | undefined;
-  #ended: ((content: Content) => void) | undefined;
+  readonly #requests = new Map<number, ThreadRequest>();
+  readonly #ended = Promise.withResolvers<Content>();
+  #nextRequest = 1;
+  #isEnding = false;
 
   constructor(on: { shared: SharedThread; id: number; close: () => void }, file: { fd: number; sizeBytes: number }) {
     this.#thread = on.shared.thread;
     this.#id = on.id;
     this.#close = on.close;
-    on.shared.blobs.set(on.id, (news) => this.#heard(news));
-    void this.#thread.ended.then((error) => this.#fail(error ?? new Error('the thread that writes a blob ended')));
+    this.#ended.promise.catch(() => undefined);
+    on.shared.blobs.set(on.id, {
+      heard: (reply) => {
+        if ('request' in reply) this.#requests.get(reply.request)?.heard(reply);
+        else this.#ended.resolve(reply);
+      },
+      gone: (error) => {
+        this.#ended.reject(error);
+        this.#failAll({ message: error.message });
+      },
+    });
     this.#post({ begin: file });
   }
 
-  /** Rejects with the error of an earlier write, as fs throws it. */
-  async write(chunk: Uint8Array, at: number): Promise<void> {
-    this.#throwIfFailed();
-    // A view of something larger is somebody else's too.
-    const own = chunk.buffer.byteLength === chunk.byteLength && chunk.buffer instanceof ArrayBuffer ? chunk : new Uint8Array(chunk);
-    this.#waiting += own.byteLength;
-    this.#post({ chunk: own, at }, [own.buffer as ArrayBuffer]);
-    while (this.#waiting > MAX_WAITING_BYTES && this.#failure === undefined) await new Promise<void>((resolve) => this.#wake.push(resolve));
-    this.#throwIfFailed();
-  }
+  /** What receives into the file may reject with the error of a write, as fs throws it. */
+  readonly ask: AskBlob = (host, { signal, ...what }) => {
+    const number = this.#nextRequest++;
+    const post = (message: RequestMessage): void => this.#post({ request: number, ...message });
+    const drop = (): void => post({ drop: true });
+    const request = new ThreadRequest(post, () => {
+      signal.removeEventListener('abort', drop);
+      this.#requests.delete(number);
+    });
+    this.#requests.set(number, request);
+    signal.addEventListener('abort', drop, { once: true });
+    const { ca, client, skipVerify, connectTimeoutMs } = host;
+    post({ ask: { host: { ca, client, skipVerify, connectTimeoutMs }, what } });
+    if (signal.aborted) drop();
+    return request.answered;
+  };
 
   /** The port tells how many bytes are there; it closes at the end. */
   follow(): MessagePort {
@@ -94,45 +119,83 @@ export class BlobThread {
     return port1;
   }
 
-  /** What it has written; rejects when it failed to. Again: the same. */
-  end(): Promise<Content> {
-    return (this.#content ??= this.#end());
+  /** What it has written, and it writes no more; rejects when the thread failed. Again: the same. */
+  async end(): Promise<Content> {
+    if (!this.#isEnding) {
+      this.#isEnding = true;
+      this.#post({ end: true });
+    }
+    try {
+      return await this.#ended.promise;
+    } finally {
+      this.#close();
+      this.#failAll({ kind: 'cancelled', message: 'the blob was given up' });
+    }
   }
 
-  async #end(): Promise<Content> {
-    const { promise, resolve } = Promise.withResolvers<Content>();
-    this.#ended = resolve;
-    this.#post({ end: true });
-    const content = await Promise.race([promise, this.#thread.ended]);
-    this.#close();
-    this.#throwIfFailed();
-    return content as Content;
+  #failAll(error: PlainError): void {
+    for (const request of [...this.#requests.values()]) request.heard({ failed: error });
   }
 
-  #heard(reply: BlobNews): void {
-    if ('error' in reply) this.#fail(Object.assign(new Error(reply.error), { code: reply.code }));
-    else if ('written' in reply) {
-      this.#waiting -= reply.written;
-      this.#wakeAll();
-    } else this.#ended?.(reply);
-  }
-
-  #fail(error: Error): void {
-    this.#failure ??= error;
-    this.#wakeAll();
-  }
-
-  #wakeAll(): void {
-    const wake = this.#wake;
-    this.#wake = [];
-    for (const each of wake) each();
-  }
-
-  #throwIfFailed(): void {
-    if (this.#failure !== undefined) throw this.#failure;
-  }
-
-  #post(message: Omit<BlobMessage, 'id'>, transfer: ReadonlyArray<ArrayBuffer | MessagePort> = []): void {
+  #post(message: Unnamed<BlobMessage>, transfer: readonly MessagePort[] = []): void {
     this.#thread.post({ id: this.#id, ...message }, transfer);
   }
 }
+
+type Unnamed<T> = T extends unknown ? Omit<T, 'id'> : never;
+
+/** The starter's side of a request. */
+class ThreadRequest {
+  readonly #post: (message: RequestMessage) => void;
+  readonly #over: () => void;
+  readonly #answered = Promise.withResolvers<BlobAnswer>();
+  readonly #received = Promise.withResolvers<boolean>();
+  #receiving: Receiving | undefined;
+
+  constructor(post: (message: RequestMessage) => void, over: () => void) {
+    this.#post = post;
+    this.#over = over;
+    this.#received.promise.catch(() => undefined);
+  }
+
+  get answered(): Promise<BlobAnswer> {
+    return this.#answered.promise;
+  }
+
+  heard(news: RequestNews): void {
+    if ('answered' in news) return this.#answer(news.answered);
+    if ('took' in news) return this.#receiving?.progress(news.took);
+    this.#over();
+    if ('received' in news) for (const [n, at] of news.received.entries()) this.#receiving!.parts[n]!.at = at;
+    if ('failed' in news) {
+      const error = errorOf(news.failed);
+      this.#answered.reject(error);
+      this.#received.reject(error);
+    } else this.#received.resolve(news.isComplete);
+  }
+
+  #answer({ status, headers, body }: Extract<RequestNews, { answered: unknown }>['answered']): void {
+    const isPiece = status === 200 || status === 206;
+    if (!isPiece) this.#over();
+    this.#answered.resolve({
+      status,
+      headers,
+      body: async (maxBytes) => Buffer.from(body.subarray(0, maxBytes)),
+      drop: () => {
+        if (isPiece) this.#post({ drop: true });
+        this.#over();
+      },
+      receive: (what) => {
+        this.#receiving = what;
+        const { at, parts, stallMs } = what;
+        this.#post({ receive: { at, parts, stallMs } });
+        return this.#received.promise;
+      },
+    });
+  }
+}
+
+const errorOf = ({ kind, message, detail, code }: PlainError): Error =>
+  kind === undefined
+    ? Object.assign(new Error(message), code === undefined ? {} : { code })
+    : new ClassifiedError(kind, message, detail === undefined ? {} : { detail });

@@ -1,33 +1,67 @@
 import { createHash } from 'node:crypto';
 import { readSync, writeSync } from 'node:fs';
+import type { IncomingHttpHeaders } from 'node:http';
 import type { MessagePort } from 'node:worker_threads';
 import { parentPort } from 'node:worker_threads';
-import { errnoOf, messageOf } from '../base/errors.ts';
+import type { ErrorKind } from '../base/errors.ts';
+import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
+import type { Ask, BlobAnswer, Connection } from '../os/http-client.ts';
+import { askInto } from '../os/http-client.ts';
+import type { Receiving, Write } from '../os/http-receive.ts';
 import { yieldToOthers } from '../os/threads.ts';
 
-/** To the thread, which has several blobs at a time, by id: `begin`, pieces, `end`. The descriptor is the starter's to close, but not before the reply to `end`. */
+/** To the thread, which has several blobs at a time, by id: `begin`, requests, `end`. The descriptor is the starter's to close, but not before the reply to `end`. */
 export type BlobMessage = { readonly id: number } & (
   | { readonly begin: { readonly fd: number; readonly sizeBytes: number } }
-  | { readonly chunk: Uint8Array; readonly at: number }
+  | ({ readonly request: number } & RequestMessage)
   | { readonly follower: MessagePort }
   | { readonly end: true }
 );
 
-export type BlobReply = { readonly id: number } & BlobNews;
+/** Of one request for a piece of the blob: `ask`, then `receive`, or `drop` at any time. */
+export type RequestMessage = { readonly ask: PlainAsk } | { readonly receive: PlainReceiving } | { readonly drop: true };
 
-export type BlobNews =
-  /** So many more bytes are written. */
-  | { readonly written: number }
-  | { readonly error: string; readonly code: string | undefined }
+interface PlainAsk {
+  readonly host: Connection;
+  readonly what: Omit<Ask, 'signal'>;
+}
+
+type PlainReceiving = Omit<Receiving, 'progress'>;
+
+export type BlobReply = { readonly id: number } & (
+  | ({ readonly request: number } & RequestNews)
   /** Of the bytes from the beginning as far as there is no gap. */
-  | { readonly sha256: string; readonly sizeBytes: number };
+  | { readonly sha256: string; readonly sizeBytes: number }
+);
+
+export type RequestNews =
+  /** `body`: of refusals, the beginning. */
+  | { readonly answered: { readonly status: number; readonly headers: IncomingHttpHeaders; readonly body: Uint8Array } }
+  /** So many bytes more. */
+  | { readonly took: number }
+  /** Where its parts begin now. */
+  | ({ readonly received: readonly number[] } & ({ readonly isComplete: boolean } | { readonly failed: PlainError }))
+  | { readonly failed: PlainError };
+
+/** An error that crosses threads. */
+export interface PlainError {
+  readonly message: string;
+  /** Of a ClassifiedError. */
+  readonly kind?: ErrorKind;
+  readonly detail?: Readonly<Record<string, unknown>> | undefined;
+  readonly code?: string | undefined;
+}
 
 /** The starter and the follower are told each time so many bytes are written. */
-export const STEP_BYTES = 512 << 10;
+const STEP_BYTES = 512 << 10;
 const READ_BYTES = 1 << 20;
+/** Of an answer that is no piece of a blob. */
+const MAX_BODY_BYTES = 64 << 10;
 
 /** Writes pieces where they belong, and hashes them in order: what came too early is read back from the page cache. */
 class BlobFile {
+  /** Under way, by their numbers. */
+  readonly requests = new Map<number, BlobRequest>();
   readonly #fd: number;
   readonly #sizeBytes: number;
   readonly #hash = createHash('sha256');
@@ -36,7 +70,6 @@ class BlobFile {
   #buffer: Buffer | undefined;
   #hashed = 0;
   #told = 0;
-  #unacknowledged = 0;
   #follower: MessagePort | undefined;
 
   constructor({ fd, sizeBytes }: { fd: number; sizeBytes: number }) {
@@ -44,19 +77,13 @@ class BlobFile {
     this.#sizeBytes = sizeBytes;
   }
 
-  /** Returns how many bytes to acknowledge. */
-  write(chunk: Uint8Array, at: number): number {
+  readonly write: Write = (chunk, at) => {
     for (let done = 0; done < chunk.length;) done += writeSync(this.#fd, chunk, done, chunk.length - done, at + done);
     if (at === this.#hashed) this.#take(chunk);
     else this.#ahead.set(at, chunk.length);
     for (let length = this.#next(); length !== undefined; length = this.#next()) this.#readBack(length);
     this.#tell();
-    this.#unacknowledged += chunk.length;
-    if (this.#unacknowledged < STEP_BYTES) return 0;
-    const written = this.#unacknowledged;
-    this.#unacknowledged = 0;
-    return written;
-  }
+  };
 
   follow(port: MessagePort): void {
     this.#follower = port;
@@ -64,7 +91,9 @@ class BlobFile {
     this.#tell();
   }
 
+  /** Nothing is written any more. */
   end(): { sha256: string; sizeBytes: number } {
+    for (const request of this.requests.values()) request.drop();
     this.#follower?.close();
     return { sha256: this.#hash.digest('hex'), sizeBytes: this.#hashed };
   }
@@ -96,37 +125,95 @@ class BlobFile {
   }
 }
 
-/** undefined: writing it has failed, and was told. */
-const files = new Map<number, BlobFile | undefined>();
+interface Requester {
+  readonly tell: (news: RequestNews) => void;
+  readonly write: Write;
+  /** Nothing more comes of it. */
+  readonly ended: () => void;
+}
 
-function handle(message: BlobMessage): BlobNews | undefined {
-  const { id } = message;
-  const file = files.get(id);
-  if ('begin' in message) files.set(id, new BlobFile(message.begin));
-  else if ('follower' in message) {
-    if (file === undefined) message.follower.close();
-    else file.follow(message.follower);
-  } else if ('end' in message) {
-    files.delete(id);
-    return file?.end() ?? { sha256: '', sizeBytes: 0 };
-  } else {
-    const written = file?.write(message.chunk, message.at) ?? 0;
-    // Freed now: a collector that counts objects sees no hurry.
-    (message.chunk.buffer as ArrayBuffer).transfer(0);
-    if (written > 0) return { written };
+/** One request for a piece of a blob. Nothing of it is written after `drop`. */
+class BlobRequest {
+  readonly #by: Requester;
+  readonly #dropped = new AbortController();
+  #answer: BlobAnswer | undefined;
+
+  constructor(by: Requester) {
+    this.#by = by;
   }
-  return undefined;
+
+  drop(): void {
+    this.#dropped.abort();
+    this.#by.ended();
+  }
+
+  async ask({ host, what }: PlainAsk): Promise<void> {
+    const { signal } = this.#dropped;
+    const write: Write = (chunk, at) => {
+      // The descriptor may be another file's by now.
+      if (!signal.aborted) this.#by.write(chunk, at);
+    };
+    try {
+      const answer = await askInto(write)(host, { ...what, signal });
+      const { status, headers } = answer;
+      if (status === 200 || status === 206) this.#answer = answer;
+      const body = this.#answer ? new Uint8Array() : await answer.body(MAX_BODY_BYTES).catch(() => new Uint8Array());
+      this.#by.tell({ answered: { status, headers, body } });
+    } catch (error) {
+      this.#by.tell({ failed: plain(error) });
+    }
+    if (this.#answer === undefined) this.#by.ended();
+  }
+
+  async receive({ at, parts, stallMs }: PlainReceiving): Promise<void> {
+    let taken = 0;
+    const tell = (atLeast: number): void => {
+      if (taken < atLeast) return;
+      this.#by.tell({ took: taken });
+      taken = 0;
+    };
+    const progress = (bytes: number): void => {
+      taken += bytes;
+      tell(STEP_BYTES);
+    };
+    const over = await this.#answer?.receive({ at, parts, stallMs, progress }).then(
+      (isComplete) => ({ isComplete }),
+      (error: unknown) => ({ failed: plain(error) }),
+    );
+    tell(1);
+    this.#by.tell({ received: parts.map((part) => part.at), ...(over ?? { isComplete: false }) });
+    this.#by.ended();
+  }
+}
+
+const plain = (error: unknown): PlainError => ({
+  message: messageOf(error),
+  ...(error instanceof ClassifiedError ? { kind: error.kind, detail: error.detail } : {}),
+  code: errnoOf(error),
+});
+
+const files = new Map<number, BlobFile>();
+
+function handle(message: BlobMessage, reply: (news: BlobReply) => void): void {
+  const { id } = message;
+  if ('begin' in message) return void files.set(id, new BlobFile(message.begin));
+  const file = files.get(id);
+  if (file === undefined) return;
+  if ('follower' in message) return file.follow(message.follower);
+  if ('end' in message) {
+    files.delete(id);
+    return reply({ id, ...file.end() });
+  }
+  const { request: number } = message;
+  const { requests, write } = file;
+  const request =
+    requests.get(number) ??
+    new BlobRequest({ write, tell: (news) => reply({ id, request: number, ...news }), ended: () => requests.delete(number) });
+  requests.set(number, request);
+  if ('ask' in message) void request.ask(message.ask);
+  else if ('receive' in message) void request.receive(message.receive);
+  else request.drop();
 }
 
 yieldToOthers();
-parentPort?.on('message', (message: BlobMessage) => {
-  const { id } = message;
-  try {
-    const news = handle(message);
-    if (news !== undefined) parentPort?.postMessage({ id, ...news } satisfies BlobReply);
-  } catch (error) {
-    files.get(id)?.end();
-    files.set(id, undefined);
-    parentPort?.postMessage({ id, error: messageOf(error), code: errnoOf(error) } satisfies BlobReply);
-  }
-});
+parentPort?.on('message', (message: BlobMessage) => handle(message, (news) => parentPort?.postMessage(news)));

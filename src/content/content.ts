@@ -2,6 +2,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { Digest } from '../base/digest.ts';
 import type { Op } from '../base/op.ts';
 import type { DiskUsage } from '../os/disk-usage.ts';
+import type { AskBlob } from '../os/http-client.ts';
 
 export interface BlobInfo {
   readonly digest: Digest;
@@ -19,15 +20,12 @@ export interface GrowingFile {
 }
 
 /**
- * Write side of one blob: bytes go to an ingest file; `commit` verifies size and digest, makes the data durable (R8), and only then
+ * Write side of one blob that is fetched: pieces go to an ingest file; `commit` verifies size and digest, makes the data durable (R8), and only then
  * gives it its name. Disposing an uncommitted ingest removes it.
  */
 export interface Ingest extends AsyncDisposable {
-  /**
-   * The blob's bytes from `at` on: in any order, each once. Resolves when there is room for more. `chunk` is the ingest's from now on. dataLoss beyond the
-   * blob's size.
-   */
-  write(chunk: Uint8Array, at: number): Promise<void>;
+  /** Its answers' bodies can be received into the blob: in any order, each byte once. */
+  readonly ask: AskBlob;
   /** Idempotent when the blob is there already. dataLoss if digest or size differ. */
   commit(op: Op): Promise<BlobInfo>;
   /** For the first who asks, who sees bytes that nobody has verified. undefined: too small a blob to be worth it, or it has come to its end. */
@@ -48,6 +46,8 @@ export interface ContentStore {
    * small.
    */
   check(op: Op, blob: { readonly digest: Digest; readonly sizeBytes?: number | undefined }, depth: 'quick' | 'full'): Promise<BlobState>;
+  /** A document that is there already, in memory: durable when it resolves. dataLoss when it is not what its digest says. */
+  put(op: Op, document: { readonly digest: Digest; readonly bytes: Uint8Array }): Promise<void>;
   /** Opens an ingest; others of the same digest are none of its business. */
   ingest(expected: BlobInfo): Promise<Ingest>;
   list(): AsyncIterable<BlobInfo>;

@@ -11,6 +11,9 @@ import { throwIfOver } from '../base/op.ts';
 import { syncDir } from '../os/atomic-file.ts';
 import { flatUsage, sumOf, usageOf } from '../os/disk-usage.ts';
 import { hasDigest } from '../os/file-digest.ts';
+import type { AskBlob } from '../os/http-client.ts';
+import { askInto } from '../os/http-client.ts';
+import type { Write } from '../os/http-receive.ts';
 import type { BlobThread } from './blob-thread.ts';
 import { BlobThreads } from './blob-thread.ts';
 import type { BlobInfo, ContentStore, GrowingFile, Ingest } from './content.ts';
@@ -27,6 +30,11 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
   for (const name of await readdir(ingests)) await rm(join(ingests, name), { recursive: true, force: true });
   const threads = new BlobThreads();
   const pathOf = (digest: Digest): string => join(blobs, hexOf(digest));
+
+  const targetOf = (expected: BlobInfo): Target => ({
+    ...expected,
+    ...{ path: join(ingests, `${hexOf(expected.digest)}.${randomBytes(4).toString('hex')}`), blob: pathOf(expected.digest), blobs },
+  });
 
   const info = async (digest: Digest): Promise<BlobInfo | undefined> => {
     try {
@@ -58,11 +66,15 @@ export async function createLocalContent(root: string): Promise<ContentStore> {
       if (await hasDigest(op, pathOf(digest), { digest })) return 'intact';
       return (await info(digest)) === undefined ? 'absent' : 'damaged';
     },
+    async put(op, { digest, bytes }) {
+      await using ingest = new SmallIngest(targetOf({ digest, sizeBytes: bytes.length }));
+      ingest.write(bytes, 0);
+      await ingest.commit(op);
+    },
     async ingest(expected) {
-      const path = join(ingests, `${hexOf(expected.digest)}.${randomBytes(4).toString('hex')}`);
-      const target = { path, blob: pathOf(expected.digest), blobs, ...expected };
+      const target = targetOf(expected);
       if (expected.sizeBytes <= SMALL_BYTES) return new SmallIngest(target);
-      return new FileIngest(await open(path, 'wx+', 0o600), target, threads);
+      return new FileIngest(await open(target.path, 'wx+', 0o600), target, threads);
     },
     async *list() {
       for (const name of await readdir(blobs)) {
@@ -97,9 +109,6 @@ function verify({ digest, sizeBytes }: BlobInfo, actual: { sha256: string; sizeB
   if (`sha256:${actual.sha256}` !== digest) throw new ClassifiedError('dataLoss', `blob ${digest}: its content is sha256:${actual.sha256}`);
 }
 
-const tooLong = ({ digest, sizeBytes }: BlobInfo): ClassifiedError =>
-  new ClassifiedError('dataLoss', `blob ${digest} is longer than the ${sizeBytes} bytes it should have`);
-
 /** Of a document or a small layer: kept in memory until it is whole. */
 class SmallIngest implements Ingest {
   readonly #target: Target;
@@ -113,11 +122,12 @@ class SmallIngest implements Ingest {
     this.#bytes = Buffer.alloc(target.sizeBytes);
   }
 
-  async write(chunk: Uint8Array, at: number): Promise<void> {
-    if (at + chunk.length > this.#bytes.length) throw tooLong(this.#target);
+  readonly write: Write = (chunk, at) => {
     this.#bytes.set(chunk, at);
     this.#written += chunk.length;
-  }
+  };
+
+  readonly ask: AskBlob = askInto(this.write);
 
   follow(): undefined {
     return undefined;
@@ -157,9 +167,8 @@ class FileIngest implements Ingest {
     this.#thread = threads.open({ fd: file.fd, sizeBytes: target.sizeBytes });
   }
 
-  async write(chunk: Uint8Array, at: number): Promise<void> {
-    if (at + chunk.length > this.#target.sizeBytes) throw tooLong(this.#target);
-    await this.#thread.write(chunk, at);
+  get ask(): AskBlob {
+    return this.#thread.ask;
   }
 
   follow(): GrowingFile | undefined {

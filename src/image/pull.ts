@@ -214,21 +214,13 @@ async function fetchOnce(deps: PullDeps, op: Op, client: RepositoryClient, { blo
     began?.(begun);
     let bytes = 0;
     deps.progress.fetched(blob.digest, bytes);
-    return {
-      write: async (chunk, at) => {
-        const { length } = chunk;
-        await begun.write(chunk, at);
-        deps.progress.fetched(blob.digest, (bytes += length));
-      },
-      commit: () => begun.commit(op),
-    };
+    const took = (more: number): void => deps.progress.fetched(blob.digest, (bytes += more));
+    return { ask: begun.ask, took, commit: () => begun.commit(op) };
   };
   await client.blob(op, { ...blob, begin, more: () => deps.slots.tryTake() });
 }
 
 async function storeDocument(deps: PullDeps, op: Op, { digest, bytes }: Document): Promise<void> {
   if ((await deps.content.check(op, { digest, sizeBytes: bytes.length }, 'quick')) === 'intact') return;
-  await using ingest = await deps.content.ingest({ digest, sizeBytes: bytes.length });
-  await ingest.write(bytes, 0);
-  await ingest.commit(op);
+  await deps.content.put(op, { digest, bytes });
 }

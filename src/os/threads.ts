@@ -16,7 +16,7 @@ export interface Thread {
 }
 
 /** To begin one takes as long as reading some megabytes: they are kept this long for what comes next. */
-const IDLE_MS = 2_000;
+const IDLE_MS = 60_000;
 
 const NICE = 10;
 

@@ -1,7 +1,8 @@
-import type { IncomingMessage } from 'node:http';
 import { ClassifiedError } from '../base/errors.ts';
+import type { Answer } from '../os/http-client.ts';
+import { ask } from '../os/http-client.ts';
 import type { RegistryHost } from './hosts.ts';
-import { ask, bodyOf, refusal } from './transport.ts';
+import { refusal } from './refusal.ts';
 
 /** CRI AuthConfig in the registry's terms. */
 export interface Credentials {
@@ -38,8 +39,8 @@ export class Authorizer {
   }
 
   /** Answers a 401 (RFC 9110, Docker's token specification). false: there is nothing more to try. */
-  async challenge(host: RegistryHost, scope: string, response: IncomingMessage, signal: AbortSignal): Promise<boolean> {
-    const challenges = parseChallenges(response.headers['www-authenticate'] ?? '');
+  async challenge(host: RegistryHost, scope: string, answer: Answer, signal: AbortSignal): Promise<boolean> {
+    const challenges = parseChallenges(answer.headers['www-authenticate'] ?? '');
     const before = this.header(host, scope);
     const bearer = challenges.get('bearer');
     const next = this.#credentials?.registryToken
@@ -89,9 +90,9 @@ export class Authorizer {
           url: withQuery(url, query),
           headers: credentials?.username ? { authorization: basic(credentials) } : ({} as Record<string, string>),
         };
-    const response = await ask(host, { ...asks, signal });
-    if (response.statusCode !== 200) throw await refusal(response, `get a token from ${url.origin}`);
-    const { token, access_token, expires_in } = parsed(await bodyOf(response, MAX_TOKEN_BYTES));
+    const answer = await ask(host, { ...asks, signal });
+    if (answer.status !== 200) throw await refusal(answer, `get a token from ${url.origin}`);
+    const { token, access_token, expires_in } = parsed(await answer.body(MAX_TOKEN_BYTES));
     const text = typeof token === 'string' && token !== '' ? token : access_token;
     if (typeof text !== 'string' || text === '') throw new ClassifiedError('unavailable', `${url.origin}: its answer has no token`);
     const lifeS = typeof expires_in === 'number' && expires_in > 0 ? expires_in : DEFAULT_LIFE_S;

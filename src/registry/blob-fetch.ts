@@ -1,19 +1,20 @@
 import { anySignal } from '../base/any-signal.ts';
-import type { IncomingMessage } from 'node:http';
 import type { Digest } from '../base/digest.ts';
 import { ClassifiedError, kindOf, messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
-import { TurnBudget } from '../base/turn-budget.ts';
+import { throwIfOver } from '../base/op.ts';
+import type { AskBlob, BlobAnswer } from '../os/http-client.ts';
 import type { Part } from './missing.ts';
 import { Missing } from './missing.ts';
 import { retried } from './retry.ts';
 import type { Tries } from './retry.ts';
-import { stallGuarded } from './stall.ts';
 
 /** Takes one blob: each byte once, in any order, then `commit`, which verifies. */
 export interface BlobSink {
-  /** The chunk is the sink's from now on. */
-  write(chunk: Uint8Array, at: number): Promise<void>;
+  /** Of the answers' bodies it takes what it is told to. */
+  readonly ask: AskBlob;
+  /** Told of so many bytes more that it has taken. */
+  took(bytes: number): void;
   /** dataLoss when it is not the blob that was asked for. */
   commit(): Promise<unknown>;
 }
@@ -34,10 +35,7 @@ export interface BlobRequest {
 }
 
 /** GET of the blob from one host, answered with 200 or 206; refusals are thrown. */
-export type GetBlob = (op: Op, headers: Readonly<Record<string, string>>) => Promise<IncomingMessage>;
-
-/** Of all fetches together: libuv reads up to two megabytes of each connection before it looks at anything else. */
-const turn = new TurnBudget(512 << 10);
+export type GetBlob = (op: Op, headers: Readonly<Record<string, string>>, ask: AskBlob) => Promise<BlobAnswer>;
 
 /** A part of this size takes far longer than to ask for it, and is soon read by who follows. */
 const PART_BYTES = 8 << 20;
@@ -137,12 +135,14 @@ export class BlobFetch {
   async #bring(op: Op, host: HostState, part: Part, { tries, isOurs }: { tries?: Tries; isOurs: boolean }): Promise<void> {
     const parts = isOurs ? [part] : [];
     try {
-      const response = await this.#ask(op, host, part);
+      const answer = await this.#ask(op, host, part);
       let at = part.at;
-      if (response.statusCode === 206) {
-        at = firstOf(response) ?? part.at;
-        if (at > part.at)
+      if (answer.status === 206) {
+        at = firstOf(answer) ?? part.at;
+        if (at > part.at) {
+          answer.drop();
           throw new ClassifiedError('unavailable', `blob ${this.#request.digest}: its host served another range than asked`);
+        }
         host.knowsRanges = true;
         this.#callHelpers(host);
       } else {
@@ -151,10 +151,19 @@ export class BlobFetch {
         for (let more = this.#missing.take(Infinity); more !== undefined; more = this.#missing.take(Infinity)) parts.push(more);
         parts.sort((a, b) => a.at - b.at);
       }
-      await this.#read(op, response, { at, parts, tries, sink: host.sink });
+      let progress = 0;
+      const isComplete = await answer.receive({
+        ...{ at, parts, stallMs: this.#stallMs },
+        progress: (bytes) => {
+          progress += bytes;
+          host.sink.took(bytes);
+          if (progress >= PROGRESS_BYTES && tries) tries.count = 0;
+        },
+      });
+      throwIfOver(op);
       const left = parts.find((each) => each.at < each.to);
       // A host may serve less than it was asked for: what it served counts, and the rest is asked for.
-      if (left !== undefined && (response.statusCode !== 206 || left.at === part.at || !response.complete))
+      if (left !== undefined && (answer.status !== 206 || left.at === part.at || !isComplete))
         throw new ClassifiedError(
           'unavailable',
           `blob ${this.#request.digest}: the connection ended after ${left.at} of ${this.#request.sizeBytes} bytes`,
@@ -164,38 +173,16 @@ export class BlobFetch {
     }
   }
 
-  async #ask(op: Op, host: HostState, part: Part): Promise<IncomingMessage> {
+  async #ask(op: Op, host: HostState, part: Part): Promise<BlobAnswer> {
     const { sizeBytes } = this.#request;
-    if (host.refusesRanges || (part.at === 0 && sizeBytes <= SPLIT_BYTES)) return host.get(op, {});
+    if (host.refusesRanges || (part.at === 0 && sizeBytes <= SPLIT_BYTES)) return host.get(op, {}, host.sink.ask);
     try {
-      return await host.get(op, { range: part.to === sizeBytes ? `bytes=${part.at}-` : `bytes=${part.at}-${part.to - 1}` });
+      const range = part.to === sizeBytes ? `bytes=${part.at}-` : `bytes=${part.at}-${part.to - 1}`;
+      return await host.get(op, { range }, host.sink.ask);
     } catch (error) {
       if (!(error instanceof ClassifiedError) || error.detail?.['status'] !== RANGE_NOT_SATISFIABLE) throw error;
       host.refusesRanges = true;
-      return host.get(op, {});
-    }
-  }
-
-  /** Gives the sink what of the answer, which begins at `at`, belongs to `parts`. */
-  async #read(op: Op, response: IncomingMessage, into: Reading): Promise<void> {
-    let { at } = into;
-    let progress = 0;
-    const left = into.parts.filter((each) => each.at < each.to);
-    const isEnough = (): boolean => into.parts.length > 0 && left.length === 0;
-    for await (const chunk of stallGuarded(response, op, { stallMs: this.#stallMs, isEnough })) {
-      await turn.spend(chunk.length);
-      const end = at + chunk.length;
-      for (let part = left[0]; part !== undefined && part.at < end; part = left[0]) {
-        const upTo = Math.min(part.to, end);
-        const piece = part.at === at && upTo === end ? chunk : chunk.subarray(part.at - at, upTo - at);
-        await into.sink.write(piece, part.at);
-        progress += upTo - part.at;
-        part.at = upTo;
-        if (part.at < part.to) break;
-        left.shift();
-      }
-      if (progress >= PROGRESS_BYTES && into.tries) into.tries.count = 0;
-      at = end;
+      return host.get(op, {}, host.sink.ask);
     }
   }
 
@@ -228,16 +215,8 @@ class HostState {
   }
 }
 
-interface Reading {
-  /** Where the answer begins. */
-  readonly at: number;
-  readonly parts: readonly Part[];
-  readonly tries: Tries | undefined;
-  readonly sink: BlobSink;
-}
-
 /** Where a partial answer begins; undefined: it does not say. */
-function firstOf(response: IncomingMessage): number | undefined {
-  const first = /^bytes (\d+)-/.exec(response.headers['content-range'] ?? '')?.[1];
+function firstOf(answer: BlobAnswer): number | undefined {
+  const first = /^bytes (\d+)-/.exec(answer.headers['content-range'] ?? '')?.[1];
   return first === undefined ? undefined : Number(first);
 }

@@ -1,9 +1,10 @@
-import type { IncomingMessage } from 'node:http';
 import type { Digest } from '../base/digest.ts';
 import { digestOf } from '../base/digest.ts';
 import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
+import type { Answer, Connection, Ask } from '../os/http-client.ts';
+import { ask } from '../os/http-client.ts';
 import type { Credentials } from './auth.ts';
 import type { BlobRequest } from './blob-fetch.ts';
 import { BlobFetch } from './blob-fetch.ts';
@@ -11,7 +12,7 @@ import { Authorizer } from './auth.ts';
 import type { RegistryHost } from './hosts.ts';
 import { hostsOf } from './hosts.ts';
 import { isUnreachable, retried } from './retry.ts';
-import { ask, bodyOf, refusal } from './transport.ts';
+import { refusal } from './refusal.ts';
 
 /** A manifest or index as the registry served it. */
 export interface Document {
@@ -56,12 +57,12 @@ export class RepositoryClient {
     const isDigest = reference.startsWith('sha256:');
     const headers = { accept: options.accept.join(', ') };
     const get = async (host: RegistryHost): Promise<Document> => {
-      const response = await this.#get(op, host, { path: `manifests/${reference}`, headers });
-      const bytes = await bodyOf(response, options.maxBytes);
+      const answer = await this.#get(op, host, { path: `manifests/${reference}`, headers, ask });
+      const bytes = await answer.body(options.maxBytes);
       const digest = digestOf(bytes);
       if (isDigest && digest !== reference)
         throw new ClassifiedError('dataLoss', `manifest ${reference}: ${new URL(host.url).origin} served ${digest}`);
-      return { bytes, digest, mediaType: (response.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '' };
+      return { bytes, digest, mediaType: (answer.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '' };
     };
     return this.#onEachHost(op, isDigest ? 'pull' : 'resolve', (host) => retried(op, () => get(host)));
   }
@@ -70,7 +71,9 @@ export class RepositoryClient {
   async blob(op: Op, request: BlobRequest): Promise<void> {
     const fetch = new BlobFetch(request, this.#stallMs);
     const path = `blobs/${request.digest}`;
-    await this.#onEachHost(op, 'pull', (host) => fetch.from(op, (each, headers) => this.#get(each, host, { path, headers })));
+    await this.#onEachHost(op, 'pull', (host) =>
+      fetch.from(op, (each, headers, askBlob) => this.#get(each, host, { path, headers, ask: askBlob })),
+    );
   }
 
   async #onEachHost<T>(op: Op, capability: 'resolve' | 'pull', work: (host: RegistryHost) => Promise<T>): Promise<T> {
@@ -95,22 +98,28 @@ export class RepositoryClient {
     throw new ClassifiedError(last.kind, failures.join('; '), { cause: last });
   }
 
-  async #get(op: Op, host: RegistryHost, what: { path: string; headers: Readonly<Record<string, string>> }): Promise<IncomingMessage> {
+  async #get<A extends Answer>(op: Op, host: RegistryHost, { path, ask: how, ...what }: Get<A>): Promise<A> {
     const authorizer = host.namespace === undefined ? this.#own : this.#mirrors;
     const scope = `repository:${this.#repository}:pull`;
     const query = host.namespace === undefined ? '' : `?ns=${encodeURIComponent(host.namespace)}`;
-    const url = `${host.url}/${this.#repository}/${what.path}${query}`;
+    const url = `${host.url}/${this.#repository}/${path}${query}`;
     for (let challenged = false; ; challenged = true) {
       const authorization = authorizer.header(host, scope);
       const headers = { ...host.headers, ...what.headers, ...(authorization === '' ? {} : { authorization }) };
-      const response = await ask(host, { method: 'GET', url, headers, signal: op.signal });
-      if (response.statusCode === 200 || response.statusCode === 206) return response;
+      const answer = await how(host, { method: 'GET', url, headers, signal: op.signal });
+      if (answer.status === 200 || answer.status === 206) return answer;
       // Once: a token server may give out new tokens for ever that open nothing.
-      if (response.statusCode === 401 && !challenged && (await authorizer.challenge(host, scope, response, op.signal))) {
-        response.resume();
+      if (answer.status === 401 && !challenged && (await authorizer.challenge(host, scope, answer, op.signal))) {
+        answer.drop();
         continue;
       }
-      throw await refusal(response, `get ${url}`);
+      throw await refusal(answer, `get ${url}`);
     }
   }
+}
+
+interface Get<A> {
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly ask: (host: Connection, what: Ask) => Promise<A>;
 }

@@ -2,20 +2,15 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { parse } from 'smol-toml';
 import { ClassifiedError, messageOf } from '../base/errors.ts';
+import type { Connection } from '../os/http-client.ts';
 
 /** One place where a repository's content may be had. */
-export interface RegistryHost {
+export interface RegistryHost extends Connection {
   /** Scheme, host, port and the API prefix, without a slash at the end: `https://mirror.example/v2`. */
   readonly url: string;
   readonly resolve: boolean;
   readonly pull: boolean;
-  readonly ca: readonly string[];
-  /** [certificate, key] files; no key: it is in the certificate's file. */
-  readonly client: ReadonlyArray<readonly [string, string | undefined]>;
-  readonly skipVerify: boolean;
   readonly headers: Readonly<Record<string, string>>;
-  /** How long to wait for a connection; undefined: our own patience. */
-  readonly connectTimeoutMs: number | undefined;
   /** The name that a mirror is asked for (`ns=`); undefined for the registry itself. */
   readonly namespace: string | undefined;
 }

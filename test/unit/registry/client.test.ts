@@ -7,10 +7,11 @@ import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { digestOf } from '../../../src/base/digest.ts';
 import { ClassifiedError } from '../../../src/base/errors.ts';
 import { newOp } from '../../../src/base/op.ts';
+import type { Answer } from '../../../src/os/http-client.ts';
+import { askInto } from '../../../src/os/http-client.ts';
 import type { Credentials } from '../../../src/registry/auth.ts';
 import { Authorizer, parseChallenges } from '../../../src/registry/auth.ts';
 import type { BlobSink } from '../../../src/registry/blob-fetch.ts';
@@ -43,7 +44,8 @@ describe('registry', () => {
       bytes = Buffer.alloc(blob.length);
       begun++;
       return {
-        write: async (chunk, at) => void bytes.set(chunk, at),
+        ask: askInto((chunk, at) => void bytes.set(chunk, at)),
+        took: () => undefined,
         commit: async () => {
           if (!bytes.equals(blob)) throw new ClassifiedError('dataLoss', 'not the blob');
         },
@@ -182,10 +184,11 @@ describe('registry', () => {
     const whole = await serve((_request, response) => void response.end(blob));
     let written = 0;
     const begin = async (): Promise<BlobSink> => ({
-      write: async (chunk) => {
-        if (written === 0) await sleep(400);
-        written += chunk.length;
-      },
+      ask: askInto(() => {
+        // Our disk is slow.
+        if (written === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
+      }),
+      took: (bytes) => void (written += bytes),
       commit: async () => undefined,
     });
     await new RepositoryClient({ ...options, registry: whole }).blob(newOp('t'), { ...descriptor, begin });
@@ -225,9 +228,9 @@ describe('registry', () => {
     // With nothing to lose it may be asked, unless the registry itself is on https.
     await getManifest(client(host));
     expect(asked).to.have.length(2);
-    const response = { headers: { 'www-authenticate': `Bearer realm="${realm}"` } } as IncomingMessage;
+    const answer = { headers: { 'www-authenticate': `Bearer realm="${realm}"` } } as unknown as Answer;
     const over = { ...(hostsOf(dir, host)[0] as RegistryHost), url: 'https://registry.test/v2' };
-    const error = await new Authorizer(undefined).challenge(over, 's', response, newOp('t').signal).catch((e: unknown) => e);
+    const error = await new Authorizer(undefined).challenge(over, 's', answer, newOp('t').signal).catch((e: unknown) => e);
     expect(error).to.have.property('kind', 'permissionDenied');
     expect(asked).to.have.length(2);
   });

@@ -26,3 +26,11 @@ export function neededIdmappingRunc(context: Context): string {
   if (process.env['CI'] === 'true') throw new Error('no runc that idmaps mounts: hack/build-runc says why');
   return context.skip();
 }
+
+/** fsck.erofs of 1.7 or later, as hack/erofs-utils finds or fetched it. Without one the suite is skipped, but fails where CI asks for everything. */
+export function neededErofsFsck(context: Context): string {
+  const { status, stdout } = spawnSync(join(import.meta.dirname, '../../hack/erofs-utils'), ['--find'], { encoding: 'utf8' });
+  if (status === 0) return stdout.trim();
+  if (process.env['CI'] === 'true') throw new Error('no fsck.erofs of 1.7 or later: hack/erofs-utils says why');
+  return context.skip();
+}

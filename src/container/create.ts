@@ -8,6 +8,7 @@ import type { Op } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import type { ContainerConfig__Output } from '../gen/cri/runtime/v1/ContainerConfig.ts';
 import type { Image } from '../image/image.ts';
+import { expectCgroupMoves } from '../os/cgroup-moves.ts';
 import { cgroupOf } from '../os/cgroup.ts';
 import type { PodSandboxRecord } from '../sandbox/record.ts';
 import { resolveCdi } from './cdi/devices.ts';
@@ -26,6 +27,9 @@ import { undoCreate } from './teardown.ts';
 import { userOf } from './user.ts';
 import { checkMapped, checkUserNamespace, podIdmap, podRoot } from './user-namespace.ts';
 import { watchExit } from './exit.ts';
+
+/** Until the runtime has moved its init into the container's cgroup. */
+const JOIN_MS = 40;
 
 /**
  * CRI CreateContainer. A retry with the same pod, name and attempt joins the create in flight or collects its result, and gets the same
@@ -61,6 +65,7 @@ export async function createContainer(deps: ContainerDeps, op: Op, sandboxId: st
 }
 
 async function create(deps: ContainerDeps, op: Op, sandbox: PodSandboxRecord, config: ContainerConfig__Output): Promise<ContainerRecord> {
+  expectCgroupMoves(JOIN_MS);
   checkUserNamespace(sandbox, config);
   const image = imageOf(deps, config);
   const runtime = deps.handler(sandbox.runtimeHandler);

@@ -10,6 +10,7 @@ import { Rollback } from '../base/rollback.ts';
 import { SingleFlight } from '../base/single-flight.ts';
 import type { HandlerConfig } from '../config/config.ts';
 import { cgroupOf, killCgroup, procsIn, readOomKills } from '../os/cgroup.ts';
+import { expectCgroupMoves } from '../os/cgroup-moves.ts';
 import { processRef, signal as signalProcess } from '../os/process.ts';
 import { Attachment } from './attachment.ts';
 import { RuntimeCli } from './cli.ts';
@@ -45,6 +46,8 @@ import { runtimeWords } from './words.ts';
 const SIGKILL = 9;
 const DELETE_TIMEOUT_MS = 60_000;
 const EXIT_FILE_TIMEOUT_MS = 5000;
+/** Until the runtime has moved the new process into the container's cgroup. */
+const EXEC_JOIN_MS = 20;
 
 export interface OciRuntimeOptions {
   readonly handler: HandlerConfig;
@@ -254,6 +257,7 @@ class ConmonRuntime implements OciRuntime {
   }
 
   async #execute<T>(op: Op, id: string, work: (context: ExecContext) => Promise<T>): Promise<T> {
+    expectCgroupMoves(EXEC_JOIN_MS);
     const state = await this.#needed(id);
     const traits = await this.#cli.traits(op);
     const runtime = this.#cli.argv;

@@ -4,6 +4,7 @@ import { newId, nowNs } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { Rollback } from '../base/rollback.ts';
 import type { PodSandboxConfig__Output } from '../gen/cri/runtime/v1/PodSandboxConfig.ts';
+import { expectCgroupMoves } from '../os/cgroup-moves.ts';
 import { adjustNamespaces, createNamespaces } from '../os/namespaces.ts';
 import type { SandboxDeps } from './deps.ts';
 import { createPodFiles, podHostname } from './files.ts';
@@ -14,6 +15,9 @@ import { moved, needsPause, networkRequest, pinnedNamespaces, sandboxKey, userMa
 import { createPodCgroup, isOurs } from './resources.ts';
 import { podLabels } from './selinux.ts';
 import { undoRun } from './teardown.ts';
+
+/** Until the first container of a pod joins its cgroup, where no image has to be pulled. */
+const CONTAINER_MS = 60;
 
 /**
  * CRI RunPodSandbox. A retry with the same pod and attempt joins the run in flight or collects its result, and gets the
@@ -48,6 +52,7 @@ function sameAgain(existing: PodSandboxRecord, config: PodSandboxConfig__Output)
 }
 
 async function create(deps: SandboxDeps, op: Op, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<PodSandboxRecord> {
+  expectCgroupMoves(CONTAINER_MS);
   if (userMappings(config) && !(await deps.handler(runtimeHandler).features()).userNamespaces) {
     const field = 'config.linux.security_context.namespace_options.userns_options';
     throw invalidArgument(field, 'the handler has no user namespaces (see Status, runtime_handlers)');

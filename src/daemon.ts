@@ -127,6 +127,7 @@ export async function serve(config: Config, log: Logger): Promise<Daemon> {
   };
   const warm = new WarmPool(() => sandboxes, {
     limit: config.sandbox.warm,
+    burstLimit: config.sandbox.warmBurst,
     busy: () => sandboxes.operations.working + containers.operations.working + containers.starts.size,
   });
   const sandboxes: SandboxDeps = {

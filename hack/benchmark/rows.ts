@@ -92,13 +92,14 @@ const down: RowPlan = {
   },
 };
 
-/** From the first start's beginning to the last one's end. */
+/** From the first start's beginning to the last one's end. A burst comes to a node that has rested a little: what prepares itself for the next one is at it then. */
 const burst = (count: number, concurrency: number, options: PodOptions & { suffix?: string } = {}): RowPlan => ({
   name: `burst-${count}x${concurrency}${options.suffix ?? ''}`,
   unit: 'pods/s',
   async measure(bench, samples) {
     await inTurns(bench, async (who) => {
       let ups: Up[] = [];
+      await sleep(SETTLE_MS);
       const ms = await timed(async () => (ups = await podsUp(who, count, concurrency, own(who, options))));
       samples.add(who.name, (count * 1000) / ms);
       await podsDown(who, ups);

@@ -26,8 +26,8 @@ export interface Config {
     readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   };
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[]; readonly statusGraceMs: number };
-  /** `warm`: as many sandboxes are kept ready for pods to come, at most; 0: none. */
-  readonly sandbox: { readonly warm: number };
+  /** As many sandboxes are kept ready for pods to come, at most; 0: none. `warmBurst`: for a while after a burst of pods. */
+  readonly sandbox: { readonly warm: number; readonly warmBurst: number };
   /** Port 0: none are served. */
   readonly metrics: { readonly address: string; readonly port: number };
   readonly cdi: { readonly specDirs: readonly string[] };

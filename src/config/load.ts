@@ -126,7 +126,7 @@ function configOf(said: ReadonlyMap<string, Said>): Config {
     socket: get<string>('socket') || join(state, 'gantry.sock'),
     streaming: streamingOf(said, get),
     cni: { confDir: get('cni.conf_dir'), binDirs: get('cni.bin_dirs'), statusGraceMs: 1000 * get<number>('cni.status_grace_seconds') },
-    sandbox: { warm: get('sandbox.warm') },
+    sandbox: { warm: get('sandbox.warm'), warmBurst: get('sandbox.warm_burst') },
     metrics: { address: get('metrics.address'), port: get('metrics.port') },
     cdi: { specDirs: get('cdi.spec_dirs') },
     registry: { hostsDir: get('registry.hosts_dir') },

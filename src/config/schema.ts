@@ -59,6 +59,12 @@ export const SETTINGS: readonly Setting[] = [
     description: 'sandboxes kept ready for pods to come, at most; each has an address of the pod network; 0: none',
   },
   {
+    key: 'sandbox.warm_burst',
+    type: 'integer',
+    default: 32,
+    description: 'the same for half a minute after a burst of pods that found too few',
+  },
+  {
     key: 'cdi.spec_dirs',
     type: 'paths',
     default: ['/etc/cdi', '/var/run/cdi'],

@@ -23,6 +23,8 @@ const START_DELAY_MS = 500;
 const CALM_MS = 25;
 /** From half of the limit down a sandbox is prepared beside one operation on a pod: else a client that never rests would soon find none. More are a burst. */
 const LOW = 0.5;
+/** The next burst of pods comes soon, or who knows when. */
+const BURST_MS = 30_000;
 /** After a pod found no address, and at first after a failure; doubled for each further one. */
 const PAUSE_MS = 30_000;
 const MAX_PAUSE_MS = 600_000;
@@ -47,6 +49,9 @@ export interface WarmStatus {
 export interface WarmOptions {
   /** As many are kept ready at most; 0: none. */
   readonly limit: number;
+  /** The same for a while after a burst: when a pod found none while more pods than `limit` were worked on. */
+  readonly burstLimit: number;
+  readonly burstMs?: number;
   /** Operations on pods and containers that are at work. */
   busy(): number;
 }
@@ -67,6 +72,7 @@ export class WarmPool implements WarmSandboxes {
   #isDue = false;
   #timer: NodeJS.Timeout | undefined;
   #pausedUntilMs = 0;
+  #burstUntilMs = 0;
   #pauseMs = PAUSE_MS;
   /** At the last look no pod was worked on. */
   #isCalm = false;
@@ -96,7 +102,7 @@ export class WarmPool implements WarmSandboxes {
   status(): WarmStatus {
     const all = this.#all();
     const ready = all.filter((record) => !this.#held.has(record) && record.attachment !== undefined).length;
-    const counts = { limit: this.#options.limit, ready, unsettled: all.length - ready, taken: this.#taken, missed: this.#missed };
+    const counts = { limit: this.#wanted(), ready, unsettled: all.length - ready, taken: this.#taken, missed: this.#missed };
     return { ...counts, ...(this.#failure === undefined ? {} : { failure: this.#failure }) };
   }
 
@@ -110,6 +116,7 @@ export class WarmPool implements WarmSandboxes {
     this.#settleSoon(CALM_MS);
     if (found === undefined) {
       this.#missed++;
+      if (this.#options.busy() > this.#options.limit) this.#burstUntilMs = performance.now() + (this.#options.burstMs ?? BURST_MS);
       return undefined;
     }
     const used = use(found);
@@ -155,6 +162,11 @@ export class WarmPool implements WarmSandboxes {
     return this.#all().filter((record) => !this.#held.has(record));
   }
 
+  #wanted(): number {
+    const { limit, burstLimit } = this.#options;
+    return performance.now() < this.#burstUntilMs ? Math.max(limit, burstLimit) : limit;
+  }
+
   #isUsable({ id, bootId, attachment, config }: PodSandboxRecord, conflist: unknown): boolean {
     const deps = this.#deps();
     const { namespaces } = podPaths(deps.stateDir, id);
@@ -190,21 +202,29 @@ export class WarmPool implements WarmSandboxes {
     }
   }
 
-  /** Gives back what can't be used any more, then prepares what is missing, one after another. */
+  /** Gives back what can't be used any more, then prepares what is missing or gives back what is too much, one after another. */
   async #settle(): Promise<void> {
-    const { limit } = this.#options;
     while (!this.#closing.signal.aborted) {
       const conflist = (this.#conflist = await this.#deps().network.aheadConflist());
       const idle = this.#idle();
-      const usable = idle.filter((record) => this.#isUsable(record, conflist)).slice(0, limit);
+      const wanted = this.#wanted();
+      const usable = idle.filter((record) => this.#isUsable(record, conflist));
       const stale = idle.filter((record) => !usable.includes(record));
+      const isMissing = conflist !== undefined && usable.length < wanted;
+      const isTime = this.#isTime(usable.length);
+      if (!isMissing && isTime) stale.push(...usable.slice(wanted, wanted + 1));
       if (!(await this.#endAll(newOp('drain', { log: this.#deps().log, timeoutMs: END_TIMEOUT_MS }), stale)))
         return this.#settleSoon(PAUSE_MS);
-      if (conflist === undefined || usable.length >= limit) return;
-      const pauseMs = this.#pausedUntilMs - performance.now();
-      if (pauseMs > 0) return this.#settleSoon(pauseMs);
-      if (!this.#isTime(usable.length)) return this.#settleSoon(CALM_MS);
-      await this.#fill(conflist);
+      if (isMissing) {
+        const pauseMs = this.#pausedUntilMs - performance.now();
+        if (pauseMs > 0) return this.#settleSoon(pauseMs);
+        if (!isTime) return this.#settleSoon(CALM_MS);
+        await this.#fill(conflist);
+      } else if (usable.length <= wanted) {
+        const burstMs = this.#burstUntilMs - performance.now();
+        if (burstMs > 0) this.#settleSoon(burstMs);
+        return;
+      } else if (!isTime) return this.#settleSoon(CALM_MS);
     }
   }
 

@@ -29,7 +29,7 @@ interface Sample {
 describe('churn', function () {
   this.timeout(60_000 + PODS * 2_000);
   let bed: Bed;
-  before(async () => (bed = await Bed.make({ subnet: 41, config: 'sandbox.warm = 2\n' })));
+  before(async () => (bed = await Bed.make({ subnet: 41, config: 'sandbox.warm = 2\nsandbox.warm_burst = 2\n' })));
   after(() => bed.end());
 
   async function runOne(serial: number): Promise<void> {

@@ -29,7 +29,7 @@ describe('warm sandboxes', function () {
   before(async () => {
     dir = mkdtempSync(join(tmpdir(), 'plugins-'));
     bridge = faultyPlugin(dir, 'bridge');
-    bed = await Bed.make({ subnet: SUBNET, pluginDir: dir, config: `sandbox.warm = ${LIMIT}\n` });
+    bed = await Bed.make({ subnet: SUBNET, pluginDir: dir, config: `sandbox.warm = ${LIMIT}\nsandbox.warm_burst = ${LIMIT}\n` });
   });
   beforeEach(async () => {
     conf('pool');

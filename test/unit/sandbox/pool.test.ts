@@ -104,7 +104,7 @@ describe('sandbox/pool', () => {
         attached.delete(sandboxId);
       },
     };
-    const poolOf = (limit: number): WarmPool => {
+    const poolOf = (limit: number, burst: { burstLimit: number; burstMs?: number } = { burstLimit: limit }): WarmPool => {
       const deps = {
         stateDir: dirs.state,
         bootId: 'boot',
@@ -114,7 +114,7 @@ describe('sandbox/pool', () => {
         containers: { stopAll: async () => undefined, removeAll: async () => undefined },
         pause: { remove: async () => undefined },
       } as unknown as SandboxDeps;
-      const pool = new WarmPool(() => deps, { limit, busy: () => busy });
+      const pool = new WarmPool(() => deps, { limit, ...burst, busy: () => busy });
       pools.push(pool);
       pool.start();
       return pool;
@@ -166,6 +166,28 @@ describe('sandbox/pool', () => {
       busy = 0;
       await isReady(pool, 2);
       for (const each of found) await end(each);
+    });
+
+    it('keeps more for a while after a burst that found too few, and gives them back one by one when nothing is at work', async () => {
+      const pool = poolOf(2, { burstLimit: 5, burstMs: 1500 });
+      await isReady(pool, 2);
+      busy = 2;
+      const few = await Promise.all([take(pool), take(pool), take(pool)]);
+      expect(pool.status(), 'no more than it holds were worked on').to.include({ limit: 2, missed: 1 });
+      busy = 0;
+      await isReady(pool, 2);
+      busy = 9;
+      const many = await Promise.all([take(pool), take(pool), take(pool)]);
+      busy = 0;
+      expect(pool.status()).to.include({ limit: 5, missed: 2 });
+      await isReady(pool, 5);
+      busy = 1;
+      await until('the time is over', () => pool.status().limit === 2);
+      await sleep(100);
+      expect(pool.status(), 'somebody is at work').to.include({ ready: 5, unsettled: 0 });
+      busy = 0;
+      await isReady(pool, 2);
+      for (const each of [...few, ...many]) if (each !== undefined) await end(each);
     });
 
     it('keeps one whose pod could not be made of it', async () => {

@@ -61,7 +61,7 @@ export const SETTINGS: readonly Setting[] = [
   {
     key: 'sandbox.warm_burst',
     type: 'integer',
-    default: 32,
+    default: 40,
     description: 'the same for half a minute after a burst of pods that found too few',
   },
   {

@@ -65,7 +65,7 @@ export class BlobThreads {
 }
 
 /**
- * Fetches the pieces of one blob, writes them to its file and hashes them, on a thread: no byte of it comes to the event loop, neither as HTTP nor as TLS has it,
+ * Fetches the pieces of one blob, writes them to its file and hashes them, on a thread: no byte of a large blob comes to the event loop, neither as HTTP nor as TLS has it,
  * and what they leave for the garbage collector is not in the daemon's heap.
  */
 export class BlobThread {
@@ -76,6 +76,8 @@ export class BlobThread {
   readonly #ended = Promise.withResolvers<Content>();
   #nextRequest = 1;
   #isEnding = false;
+  /** No more can be asked. */
+  #failure: PlainError | undefined;
 
   constructor(on: { shared: SharedThread; id: number; close: () => void }, file: { fd: number; sizeBytes: number }) {
     this.#thread = on.shared.thread;
@@ -97,6 +99,7 @@ export class BlobThread {
 
   /** What receives into the file may reject with the error of a write, as fs throws it. */
   readonly ask: AskBlob = (host, { signal, ...what }) => {
+    if (this.#failure !== undefined) return Promise.reject(errorOf(this.#failure));
     const number = this.#nextRequest++;
     const post = (message: RequestMessage): void => this.#post({ request: number, ...message });
     const drop = (): void => post({ drop: true });
@@ -134,6 +137,7 @@ export class BlobThread {
   }
 
   #failAll(error: PlainError): void {
+    this.#failure = error;
     for (const request of [...this.#requests.values()]) request.heard({ failed: error });
   }
 
@@ -180,7 +184,10 @@ class ThreadRequest {
     this.#answered.resolve({
       status,
       headers,
-      body: async (maxBytes) => Buffer.from(body.subarray(0, maxBytes)),
+      body: async (maxBytes) => {
+        if (body.length > maxBytes) throw new ClassifiedError('resourceExhausted', `the answer has more than ${maxBytes} bytes`);
+        return Buffer.from(body);
+      },
       drop: () => {
         if (isPiece) this.#post({ drop: true });
         this.#over();

@@ -35,7 +35,7 @@ export type BlobReply = { readonly id: number } & (
 );
 
 export type RequestNews =
-  /** `body`: of refusals, the beginning. */
+  /** `body`: of refusals, unless it is long. */
   | { readonly answered: { readonly status: number; readonly headers: IncomingHttpHeaders; readonly body: Uint8Array } }
   /** So many bytes more. */
   | { readonly took: number }
@@ -198,8 +198,8 @@ function handle(message: BlobMessage, reply: (news: BlobReply) => void): void {
   const { id } = message;
   if ('begin' in message) return void files.set(id, new BlobFile(message.begin));
   const file = files.get(id);
+  if ('follower' in message) return file === undefined ? message.follower.close() : file.follow(message.follower);
   if (file === undefined) return;
-  if ('follower' in message) return file.follow(message.follower);
   if ('end' in message) {
     files.delete(id);
     return reply({ id, ...file.end() });

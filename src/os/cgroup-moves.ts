@@ -8,6 +8,9 @@ import { directoryOf, hierarchies } from './cgroup-hierarchies.ts';
 /** Shorter than the kernel remembers (an RCU grace period). */
 const AGAIN_MS = 4;
 
+/** Somebody may have moved this process to another cgroup meanwhile: then that is where it is moved to. */
+const LOOK_MS = 1_000;
+
 let untilMs = 0;
 let isKept = false;
 
@@ -21,18 +24,24 @@ export function expectCgroupMoves(forMs: number): void {
   untilMs = Math.max(untilMs, performance.now() + forMs);
   if (isKept) return;
   isKept = true;
-  void keep()
+  void keep().then(
+    () => {
+      isKept = false;
+      const leftMs = untilMs - performance.now();
+      if (leftMs > 0) expectCgroupMoves(leftMs);
+    },
     // It would have been faster, that is all.
-    .catch(() => undefined)
-    .finally(() => (isKept = false));
+    () => (isKept = false),
+  );
 }
 
 async function keep(): Promise<void> {
-  // Somebody may have moved us since the last time.
   const path = procsFileOf(hierarchies(), await readFile('/proc/self/cgroup', 'utf8'));
-  const file: FileHandle = await open(path, 'w');
+  const lookMs = performance.now() + LOOK_MS;
+  const file: FileHandle = await open(path, 'r+');
   try {
-    for (; performance.now() < untilMs; await sleep(AGAIN_MS, undefined, { ref: false })) await file.write(String(process.pid), 0);
+    for (; performance.now() < Math.min(untilMs, lookMs); await sleep(AGAIN_MS, undefined, { ref: false }))
+      await file.write(String(process.pid), 0);
   } finally {
     await file.close();
   }
@@ -40,10 +49,11 @@ async function keep(): Promise<void> {
 
 /** Of the cgroup that the text of /proc/self/cgroup (cgroups(7)) names, in any one hierarchy: they have the lock in common. */
 export function procsFileOf(tree: Hierarchies, text: string): string {
-  const lines = text.split('\n').flatMap((line) => {
-    const [, controllers = '', path] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
-    return path === undefined ? [] : [{ controller: controllers.split(',')[0] ?? '', path }];
-  });
-  const own = lines.find(({ controller }) => (tree.mode === 'v2' ? controller === '' : tree.v1.has(controller)));
-  return join(directoryOf(tree, own?.path ?? '/', own?.controller ?? ''), 'cgroup.procs');
+  for (const line of text.split('\n')) {
+    const [, controllers = '', path = ''] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
+    const controller = controllers.split(',')[0] ?? '';
+    if (path !== '' && (tree.mode === 'v2' ? controller === '' : tree.v1.has(controller)))
+      return join(directoryOf(tree, path, controller), 'cgroup.procs');
+  }
+  throw new Error('this process is in no cgroup of a hierarchy that is mounted');
 }

@@ -8,6 +8,7 @@ import { receive } from './http-receive.ts';
 
 const HEADER_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 10_000;
+const BODY_STALL_MS = 30_000;
 /** Another connection a moment later would not do better: nobody listens, no such name, a certificate that is not trusted. */
 const UNREACHABLE =
   /^(ENOTFOUND|ECONNREFUSED|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT|EPROTO|CERT_.*|SELF_SIGNED.*|DEPTH_ZERO.*|UNABLE_TO.*|ERR_(TLS|SSL)_.*)$/;
@@ -58,7 +59,7 @@ function agentOf(host: Connection): HttpsAgent {
 export interface Answer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
-  /** As far as `maxBytes`; resourceExhausted beyond. */
+  /** resourceExhausted beyond `maxBytes`, unavailable when it breaks off or stalls. */
   body(maxBytes: number): Promise<Buffer>;
   /** Nobody wants the body. */
   drop(): void;
@@ -88,13 +89,19 @@ class HttpAnswer implements BlobAnswer {
   async body(maxBytes: number): Promise<Buffer> {
     const chunks: Buffer[] = [];
     let size = 0;
+    const timer = setTimeout(() => this.#response.destroy(new Error(`no byte for ${BODY_STALL_MS} ms`)), BODY_STALL_MS);
     try {
       for await (const chunk of this.#response as AsyncIterable<Buffer>) {
+        timer.refresh();
         size += chunk.length;
         if (size > maxBytes) throw new ClassifiedError('resourceExhausted', `the answer has more than ${maxBytes} bytes`);
         chunks.push(chunk);
       }
+    } catch (error) {
+      if (error instanceof ClassifiedError) throw error;
+      throw new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error });
     } finally {
+      clearTimeout(timer);
       this.#response.destroy();
     }
     return Buffer.concat(chunks);
@@ -147,26 +154,37 @@ function once(host: Connection, { method, url, headers, body, signal }: Ask): Pr
     const isTls = url.startsWith('https:');
     const options = { method, headers: { 'user-agent': 'gantry', ...headers }, signal };
     const request = isTls ? httpsRequest(url, { ...options, agent: agentOf(host) }) : httpRequest(url, { ...options, agent: plainAgent });
-    const within = (ms: number, what: string): NodeJS.Timeout =>
-      setTimeout(() => {
-        isLate = true;
-        request.destroy(new Error(`no ${what} within ${ms} ms`));
-      }, ms);
-    let timer = within(host.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, 'connection');
-    const connected = (): void => {
+    let timer: NodeJS.Timeout | undefined;
+    const within = (ms: number, what: string): void => {
       clearTimeout(timer);
-      timer = within(HEADER_TIMEOUT_MS, 'answer');
+      const own = setTimeout(
+        () =>
+          // In a loop that stood still, what has come meanwhile is read first.
+          setImmediate(() => {
+            if (timer !== own) return;
+            isLate = true;
+            request.destroy(new Error(`no ${what} within ${ms} ms`));
+          }),
+        ms,
+      );
+      timer = own;
     };
+    const heard = (): void => {
+      clearTimeout(timer);
+      timer = undefined;
+    };
+    within(host.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, 'connection');
+    const connected = (): void => within(HEADER_TIMEOUT_MS, 'answer');
     request.on('socket', (socket) => {
       if (socket.connecting) socket.once(isTls ? 'secureConnect' : 'connect', connected);
       else connected();
     });
     request.on('response', (response) => {
-      clearTimeout(timer);
+      heard();
       resolve(response);
     });
     request.on('error', (error) => {
-      clearTimeout(timer);
+      heard();
       const isUnreachable = isLate || UNREACHABLE.test(errnoOf(error) ?? '');
       reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail: { isUnreachable } }));
     });

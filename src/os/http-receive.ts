@@ -21,6 +21,8 @@ const LINGER_MS = 200;
  * breaks off or stalls, and with what `write` throws. A chunk is the writer's only until it returns.
  */
 export function receive(response: IncomingMessage, { at: begin, parts, stallMs, progress }: Receiving, write: Write): Promise<boolean> {
+  // Its connection broke before anybody listened: nothing more is told of it.
+  if (response.destroyed) return Promise.reject(new ClassifiedError('unavailable', 'the connection broke'));
   const { promise, resolve, reject } = Promise.withResolvers<boolean>();
   const left = parts.filter((part) => part.at < part.to);
   let at = begin;
@@ -31,16 +33,14 @@ export function receive(response: IncomingMessage, { at: begin, parts, stallMs, 
     reject(error as Error);
     response.destroy();
   };
-  // What our own disk takes is not the registry's time, and the loop's clock may be as late as that was long.
   const look = (): NodeJS.Timeout =>
-    setTimeout(
-      () => {
-        if (isEnough) response.destroy();
-        else if (performance.now() - heardAt < stallMs) timer = look();
-        else response.destroy(new Error(`no byte for ${stallMs} ms`));
-      },
-      Math.max(1, stallMs - (performance.now() - heardAt)),
-    );
+    // What our own disk takes is not the registry's time: after a write that took long, of whatever blob, what has come meanwhile is read first.
+    setTimeout(() => setImmediate(judge), Math.max(1, stallMs - (performance.now() - heardAt)));
+  const judge = (): void => {
+    if (response.destroyed || isEnough) return;
+    if (performance.now() - heardAt < stallMs) timer = look();
+    else response.destroy(new Error(`no byte for ${stallMs} ms`));
+  };
   let timer = look();
   const take = (chunk: Buffer): void => {
     const end = at + chunk.length;

@@ -28,7 +28,8 @@ export function yieldToOthers(): void {
 
 interface Kept {
   readonly worker: Worker;
-  readonly ended: Promise<Error | undefined>;
+  /** Tells its user of the moment that it is gone. */
+  ended: (error: Error | undefined) => void;
   timer?: NodeJS.Timeout;
 }
 
@@ -46,7 +47,9 @@ export class Threads {
 
   take(): Thread {
     const kept = this.#idle.pop() ?? this.#begin();
-    const { worker, ended } = kept;
+    const { worker } = kept;
+    const { promise: ended, resolve } = Promise.withResolvers<Error | undefined>();
+    kept.ended = resolve;
     clearTimeout(kept.timer);
     worker.ref();
     return {
@@ -67,14 +70,17 @@ export class Threads {
     });
     let failure: Error | undefined;
     worker.once('error', (error: Error) => (failure = error));
-    const ended = new Promise<Error | undefined>((resolve) => worker.once('exit', () => resolve(failure)));
-    const kept = { worker, ended };
-    void ended.then(() => this.#forget(kept));
+    const kept: Kept = { worker, ended: () => undefined };
+    worker.once('exit', () => {
+      this.#forget(kept);
+      kept.ended(failure);
+    });
     return kept;
   }
 
   #keep(kept: Kept): void {
     kept.worker.removeAllListeners('message');
+    kept.ended = () => undefined;
     kept.worker.unref();
     if (this.#idle.length >= this.#maxIdle) return void kept.worker.terminate();
     this.#idle.push(kept);

@@ -151,6 +151,7 @@ export class BlobFetch {
         for (let more = this.#missing.take(Infinity); more !== undefined; more = this.#missing.take(Infinity)) parts.push(more);
         parts.sort((a, b) => a.at - b.at);
       }
+      const begunAt = part.at;
       let progress = 0;
       const isComplete = await answer.receive({
         ...{ at, parts, stallMs: this.#stallMs },
@@ -163,7 +164,7 @@ export class BlobFetch {
       throwIfOver(op);
       const left = parts.find((each) => each.at < each.to);
       // A host may serve less than it was asked for: what it served counts, and the rest is asked for.
-      if (left !== undefined && (answer.status !== 206 || left.at === part.at || !isComplete))
+      if (left !== undefined && (answer.status !== 206 || left.at === begunAt || !isComplete))
         throw new ClassifiedError(
           'unavailable',
           `blob ${this.#request.digest}: the connection ended after ${left.at} of ${this.#request.sizeBytes} bytes`,

@@ -213,8 +213,10 @@ export class WarmPool implements WarmSandboxes {
       const isMissing = conflist !== undefined && usable.length < wanted;
       const isTime = this.#isTime(usable.length);
       if (!isMissing && isTime) stale.push(...usable.slice(wanted, wanted + 1));
-      if (!(await this.#endAll(newOp('drain', { log: this.#deps().log, timeoutMs: END_TIMEOUT_MS }), stale)))
+      if (stale.length > 0) {
+        if (await this.#endAll(newOp('drain', { log: this.#deps().log, timeoutMs: END_TIMEOUT_MS }), stale)) continue;
         return this.#settleSoon(PAUSE_MS);
+      }
       if (isMissing) {
         const pauseMs = this.#pausedUntilMs - performance.now();
         if (pauseMs > 0) return this.#settleSoon(pauseMs);

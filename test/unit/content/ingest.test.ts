@@ -36,6 +36,10 @@ describe('content/ingest of a large blob', () => {
       const [, from = '', to = ''] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
       const bytes = request.url === '/altered' ? altered : blob;
       if (request.url === '/missing') response.writeHead(404).end('there is none');
+      else if (request.url === '/broken') {
+        response.writeHead(206, { 'content-length': 100_000 }).flushHeaders();
+        setTimeout(() => response.destroy(), 20);
+      }
       // Its answer never ends.
       else if (request.url === '/endless') response.writeHead(206).write(bytes.subarray(Number(from), Number(to) + 1));
       else response.writeHead(206).end(bytes.subarray(Number(from), Number(to) + 1));
@@ -149,7 +153,8 @@ describe('content/ingest of a large blob', () => {
     await using ingest = await content.ingest({ digest, sizeBytes: blob.length });
     const refused = await asked(ingest.ask, { at: 0, to: 10 }, 'missing');
     expect(refused.status).to.equal(404);
-    expect((await refused.body(8)).toString()).to.equal('there is');
+    expect(await refused.body(8).catch((e: unknown) => e)).to.have.property('kind', 'resourceExhausted');
+    expect((await refused.body(100)).toString()).to.equal('there is none');
     const nobody = ingest.ask(HOST, { method: 'GET', url: 'http://127.0.0.1:1/', headers: {}, signal: op.signal });
     const error = (await nobody.catch((e: unknown) => e)) as ClassifiedError;
     expect(error).to.be.instanceOf(ClassifiedError).and.to.have.property('kind', 'unavailable');
@@ -163,6 +168,16 @@ describe('content/ingest of a large blob', () => {
     expect(part.at).to.be.within(1, 4 * PIECE);
     const before = asked(ingest.ask, { at: 0, to: PIECE }, 'endless', AbortSignal.abort());
     expect(await before.catch((e: unknown) => e)).to.have.property('kind', 'unavailable');
+  });
+
+  it('knows of a connection that broke before its body was asked for, and asks nothing when it has ended', async () => {
+    const ingest = await content.ingest({ digest, sizeBytes: blob.length });
+    const broken = await asked(ingest.ask, { at: 0, to: PIECE }, 'broken');
+    await sleep(100);
+    const what = { at: 0, parts: [{ at: 0, to: PIECE }], stallMs: 20_000, progress: () => undefined };
+    expect(await broken.receive(what).catch((e: unknown) => e)).to.have.property('kind', 'unavailable');
+    await ingest[Symbol.asyncDispose]();
+    expect(await asked(ingest.ask, { at: 0, to: PIECE }).catch((e: unknown) => e)).to.have.property('kind', 'cancelled');
   });
 
   it('refuses a gap and another content', async () => {

@@ -38,7 +38,7 @@ const PAGE_BYTES = 4096;
 const MAX_RATIO = 1100;
 const RATIO_FREE_BYTES = 2 ** 30;
 /** Writing to the disk begins while more comes in. */
-const SYNC_BYTES = 64 << 20;
+const SYNC_BYTES = 16 << 20;
 
 const datasync = promisify(fdatasync);
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Cri } from '../../test/lib/cri.ts';
 import { conflist, Gantry, pluginDir, writeMirror } from '../../test/lib/gantry.ts';
+import { removeCgroup } from '../../src/os/cgroup.ts';
 import { findProgram } from '../images/programs.ts';
 
 /** A CRI runtime under measurement, with directories, a bridge and a subnet of its own. */
@@ -50,7 +51,11 @@ export async function startGantry(
       await gantry.stop();
       await gantry.start();
     },
-    remove: () => gantry.remove(),
+    async remove() {
+      await gantry.remove();
+      // The parent that workload.ts names for its pods is nobody's but ours: a runtime leaves it.
+      await removeCgroup('/bench-gantry');
+    },
   };
 }
 

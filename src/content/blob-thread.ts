@@ -3,6 +3,7 @@ import { MessageChannel } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { ClassifiedError } from '../base/errors.ts';
 import type { AskBlob, BlobAnswer } from '../os/http-client.ts';
+import { isContent } from '../os/http-client.ts';
 import type { Receiving } from '../os/http-receive.ts';
 import type { Thread } from '../os/threads.ts';
 import { Threads } from '../os/threads.ts';
@@ -179,7 +180,7 @@ class ThreadRequest {
   }
 
   #answer({ status, headers, body }: Extract<RequestNews, { answered: unknown }>['answered']): void {
-    const isPiece = status === 200 || status === 206;
+    const isPiece = isContent(status);
     if (!isPiece) this.#over();
     this.#answered.resolve({
       status,

@@ -6,7 +6,7 @@ import { parentPort } from 'node:worker_threads';
 import type { ErrorKind } from '../base/errors.ts';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import type { Ask, BlobAnswer, Connection } from '../os/http-client.ts';
-import { askInto } from '../os/http-client.ts';
+import { askInto, isContent } from '../os/http-client.ts';
 import type { Receiving, Write } from '../os/http-receive.ts';
 import { yieldToOthers } from '../os/threads.ts';
 
@@ -156,7 +156,7 @@ class BlobRequest {
     try {
       const answer = await askInto(write)(host, { ...what, signal });
       const { status, headers } = answer;
-      if (status === 200 || status === 206) this.#answer = answer;
+      if (isContent(status)) this.#answer = answer;
       const body = this.#answer ? new Uint8Array() : await answer.body(MAX_BODY_BYTES).catch(() => new Uint8Array());
       this.#by.tell({ answered: { status, headers, body } });
     } catch (error) {

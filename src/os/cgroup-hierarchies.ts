@@ -42,6 +42,14 @@ export function findHierarchies(mountinfo: string): Hierarchies {
   return { mode: controllers ? (unified === undefined ? 'v1' : 'hybrid') : 'v2', v1, unified };
 }
 
+/** From the text of /proc/PID/cgroup (cgroups(7)); v2's line has the controller "". */
+export function membershipsIn(text: string): Array<{ readonly controllers: readonly string[]; readonly path: string }> {
+  return text.split('\n').flatMap((line) => {
+    const [, controllers = '', path] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
+    return path === undefined ? [] : [{ controllers: controllers.split(','), path }];
+  });
+}
+
 /** Directory of a cgroup in a controller's hierarchy, or in the only one of v2. */
 export function directoryOf({ mode, v1, unified }: Hierarchies, path: string, controller: string): string {
   const root = mode === 'v2' ? unified : v1.get(controller);

@@ -3,7 +3,7 @@ import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Hierarchies } from './cgroup-hierarchies.ts';
-import { directoryOf, hierarchies } from './cgroup-hierarchies.ts';
+import { directoryOf, hierarchies, membershipsIn } from './cgroup-hierarchies.ts';
 
 /** Shorter than the kernel remembers (an RCU grace period). */
 const AGAIN_MS = 4;
@@ -49,11 +49,9 @@ async function keep(): Promise<void> {
 
 /** Of the cgroup that the text of /proc/self/cgroup (cgroups(7)) names, in any one hierarchy: they have the lock in common. */
 export function procsFileOf(tree: Hierarchies, text: string): string {
-  for (const line of text.split('\n')) {
-    const [, controllers = '', path = ''] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
-    const controller = controllers.split(',')[0] ?? '';
-    if (path !== '' && (tree.mode === 'v2' ? controller === '' : tree.v1.has(controller)))
-      return join(directoryOf(tree, path, controller), 'cgroup.procs');
+  for (const { controllers, path } of membershipsIn(text)) {
+    const controller = controllers.find((each) => (tree.mode === 'v2' ? each === '' : tree.v1.has(each)));
+    if (controller !== undefined) return join(directoryOf(tree, path, controller), 'cgroup.procs');
   }
   throw new Error('this process is in no cgroup of a hierarchy that is mounted');
 }

@@ -6,7 +6,7 @@ import { ClassifiedError, errnoOf } from '../base/errors.ts';
 import type { CgroupDetail } from './cgroup-detail.ts';
 import { readDetailIn } from './cgroup-detail.ts';
 import type { CgroupMode, Hierarchies } from './cgroup-hierarchies.ts';
-import { directoriesOf, directoryOf, hierarchies } from './cgroup-hierarchies.ts';
+import { directoriesOf, directoryOf, hierarchies, membershipsIn } from './cgroup-hierarchies.ts';
 import type { CgroupStats } from './cgroup-stats.ts';
 import { readOomKillsIn, readStatsIn } from './cgroup-stats.ts';
 import { processRef, signal } from './process.ts';
@@ -59,11 +59,7 @@ export function cgroupOf(pid: number): string | undefined {
     return undefined;
   }
   const wanted = cgroupMode() === 'v2' ? '' : LEADING;
-  for (const line of text.split('\n')) {
-    const [, controllers = '-', ...path] = line.split(':');
-    if (controllers.split(',').includes(wanted)) return path.join(':');
-  }
-  return undefined;
+  return membershipsIn(text).find(({ controllers }) => controllers.includes(wanted))?.path;
 }
 
 const isWithin = (cgroup: string | undefined, path: string): boolean => cgroup === path || cgroup?.startsWith(`${path}/`) === true;

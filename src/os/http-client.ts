@@ -5,6 +5,7 @@ import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import { Agent as HttpAgent, request as httpRequest, rootCertificates } from '../base/node-http.ts';
 import type { Receiving, Write } from './http-receive.ts';
 import { receive } from './http-receive.ts';
+import { Patience } from './patience.ts';
 
 const HEADER_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -73,6 +74,9 @@ export interface BlobAnswer extends Answer {
 /** A request that is answered with a piece of a blob, or refused. */
 export type AskBlob = (host: Connection, what: Ask) => Promise<BlobAnswer>;
 
+/** The answer is what was asked for, or a range of it. */
+export const isContent = (status: number): boolean => status === 200 || status === 206;
+
 class HttpAnswer implements BlobAnswer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
@@ -89,10 +93,10 @@ class HttpAnswer implements BlobAnswer {
   async body(maxBytes: number): Promise<Buffer> {
     const chunks: Buffer[] = [];
     let size = 0;
-    const timer = setTimeout(() => this.#response.destroy(new Error(`no byte for ${BODY_STALL_MS} ms`)), BODY_STALL_MS);
+    using patience = new Patience(BODY_STALL_MS, () => this.#response.destroy(new Error(`no byte for ${BODY_STALL_MS} ms`)));
     try {
       for await (const chunk of this.#response as AsyncIterable<Buffer>) {
-        timer.refresh();
+        patience.heard();
         size += chunk.length;
         if (size > maxBytes) throw new ClassifiedError('resourceExhausted', `the answer has more than ${maxBytes} bytes`);
         chunks.push(chunk);
@@ -101,7 +105,6 @@ class HttpAnswer implements BlobAnswer {
       if (error instanceof ClassifiedError) throw error;
       throw new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error });
     } finally {
-      clearTimeout(timer);
       this.#response.destroy();
     }
     return Buffer.concat(chunks);
@@ -154,37 +157,26 @@ function once(host: Connection, { method, url, headers, body, signal }: Ask): Pr
     const isTls = url.startsWith('https:');
     const options = { method, headers: { 'user-agent': 'gantry', ...headers }, signal };
     const request = isTls ? httpsRequest(url, { ...options, agent: agentOf(host) }) : httpRequest(url, { ...options, agent: plainAgent });
-    let timer: NodeJS.Timeout | undefined;
-    const within = (ms: number, what: string): void => {
-      clearTimeout(timer);
-      const own = setTimeout(
-        () =>
-          // In a loop that stood still, what has come meanwhile is read first.
-          setImmediate(() => {
-            if (timer !== own) return;
-            isLate = true;
-            request.destroy(new Error(`no ${what} within ${ms} ms`));
-          }),
-        ms,
-      );
-      timer = own;
+    const within = (ms: number, what: string): Patience =>
+      new Patience(ms, () => {
+        isLate = true;
+        request.destroy(new Error(`no ${what} within ${ms} ms`));
+      });
+    let patience = within(host.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, 'connection');
+    const connected = (): void => {
+      patience[Symbol.dispose]();
+      patience = within(HEADER_TIMEOUT_MS, 'answer');
     };
-    const heard = (): void => {
-      clearTimeout(timer);
-      timer = undefined;
-    };
-    within(host.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, 'connection');
-    const connected = (): void => within(HEADER_TIMEOUT_MS, 'answer');
     request.on('socket', (socket) => {
       if (socket.connecting) socket.once(isTls ? 'secureConnect' : 'connect', connected);
       else connected();
     });
     request.on('response', (response) => {
-      heard();
+      patience[Symbol.dispose]();
       resolve(response);
     });
     request.on('error', (error) => {
-      heard();
+      patience[Symbol.dispose]();
       const isUnreachable = isLate || UNREACHABLE.test(errnoOf(error) ?? '');
       reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail: { isUnreachable } }));
     });

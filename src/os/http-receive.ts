@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { ClassifiedError, messageOf } from '../base/errors.ts';
+import { Patience } from './patience.ts';
 
 /** What of a body is wanted, and how long to wait for it. */
 export interface Receiving {
@@ -26,22 +27,14 @@ export function receive(response: IncomingMessage, { at: begin, parts, stallMs, 
   const { promise, resolve, reject } = Promise.withResolvers<boolean>();
   const left = parts.filter((part) => part.at < part.to);
   let at = begin;
-  let heardAt = performance.now();
   let isEnough = false;
+  const patience = new Patience(stallMs, () => response.destroy(new Error(`no byte for ${stallMs} ms`)));
+  let linger: NodeJS.Timeout | undefined;
   const fail = (error: unknown): void => {
-    clearTimeout(timer);
+    patience[Symbol.dispose]();
     reject(error as Error);
     response.destroy();
   };
-  const look = (): NodeJS.Timeout =>
-    // What our own disk takes is not the registry's time: after a write that took long, of whatever blob, what has come meanwhile is read first.
-    setTimeout(() => setImmediate(judge), Math.max(1, stallMs - (performance.now() - heardAt)));
-  const judge = (): void => {
-    if (response.destroyed || isEnough) return;
-    if (performance.now() - heardAt < stallMs) timer = look();
-    else response.destroy(new Error(`no byte for ${stallMs} ms`));
-  };
-  let timer = look();
   const take = (chunk: Buffer): void => {
     const end = at + chunk.length;
     let taken = 0;
@@ -62,18 +55,19 @@ export function receive(response: IncomingMessage, { at: begin, parts, stallMs, 
     } catch (error) {
       return fail(error);
     }
-    heardAt = performance.now();
+    patience.heard();
     if (parts.length === 0 || left.length > 0) return;
     isEnough = true;
-    clearTimeout(timer);
-    timer = setTimeout(() => response.destroy(), LINGER_MS);
+    patience[Symbol.dispose]();
+    linger = setTimeout(() => response.destroy(), LINGER_MS);
   });
   response.on('error', (error) => {
     if (!isEnough) fail(new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error }));
   });
   // After its end, after an error, or when it is destroyed without any.
   response.on('close', () => {
-    clearTimeout(timer);
+    patience[Symbol.dispose]();
+    clearTimeout(linger);
     if (isEnough || response.complete) resolve(response.complete);
     else reject(new ClassifiedError('unavailable', 'the connection broke'));
   });

@@ -4,7 +4,7 @@ import { ClassifiedError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import { throwIfOver } from '../base/op.ts';
 import type { Answer, Connection, Ask } from '../os/http-client.ts';
-import { ask } from '../os/http-client.ts';
+import { ask, isContent } from '../os/http-client.ts';
 import type { Credentials } from './auth.ts';
 import type { BlobRequest } from './blob-fetch.ts';
 import { BlobFetch } from './blob-fetch.ts';
@@ -107,7 +107,7 @@ export class RepositoryClient {
       const authorization = authorizer.header(host, scope);
       const headers = { ...host.headers, ...what.headers, ...(authorization === '' ? {} : { authorization }) };
       const answer = await how(host, { method: 'GET', url, headers, signal: op.signal });
-      if (answer.status === 200 || answer.status === 206) return answer;
+      if (isContent(answer.status)) return answer;
       // Once: a token server may give out new tokens for ever that open nothing.
       if (answer.status === 401 && !challenged && (await authorizer.challenge(host, scope, answer, op.signal))) {
         answer.drop();

@@ -1,9 +1,7 @@
 import { expect } from 'chai';
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Digest } from '../../../src/base/digest.ts';
@@ -16,6 +14,7 @@ import { askInto } from '../../../src/os/http-client.ts';
 import type { BlobSink } from '../../../src/registry/blob-fetch.ts';
 import { RepositoryClient } from '../../../src/registry/client.ts';
 import { Missing } from '../../../src/registry/missing.ts';
+import { HttpServers } from '../../lib/http-servers.ts';
 
 const MIB = 1 << 20;
 
@@ -55,22 +54,19 @@ for (const [place, beginIn] of Object.entries(PLACES))
     this.timeout(20_000);
     const digest = digestOf(blob);
     let dir: string;
-    const servers: Server[] = [];
+    const servers = new HttpServers();
 
     beforeEach(() => (dir = mkdtempSync(join(tmpdir(), 'gantry-hosts-'))));
     afterEach(() => {
       rmSync(dir, { recursive: true });
-      for (const server of servers.splice(0)) {
-        server.closeAllConnections();
-        server.close();
-      }
+      servers.end();
     });
 
     /** A host; `answer` returns true when it has answered itself, else the range that was asked for is served. */
     const host = async (answer: (asked: Asked, response: ServerResponse, request: IncomingMessage) => boolean = () => false) => {
       const log: Asked[] = [];
       let sockets = 0;
-      const server = createServer((request, response) => {
+      const name = await servers.start((request, response) => {
         const { range } = request.headers;
         const [, from = '0', last = ''] = /^bytes=(\d+)-(\d*)$/.exec(range ?? '') ?? [];
         const asked = { nth: log.length, range, from: Number(from), to: last === '' ? blob.length : Number(last) + 1 };
@@ -78,10 +74,8 @@ for (const [place, beginIn] of Object.entries(PLACES))
         if (answer(asked, response, request)) return;
         partial(response, asked);
       });
-      server.on('connection', () => sockets++);
-      servers.push(server);
-      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-      return { name: `127.0.0.1:${(server.address() as AddressInfo).port}`, log, sockets: () => sockets };
+      servers.all.at(-1)?.on('connection', () => sockets++);
+      return { name, log, sockets: () => sockets };
     };
     const partial = (response: ServerResponse, { range, from, to }: Asked, body = blob.subarray(from, to)): void => {
       if (range === undefined) response.writeHead(200, { 'content-length': blob.length });
@@ -242,34 +236,24 @@ for (const [place, beginIn] of Object.entries(PLACES))
       const fetching = client.blob(newOp('t', { timeoutMs: 200 }), request);
       expect(await fetching.catch((error: { kind: string }) => error.kind)).to.equal('deadlineExceeded');
       expect([slots.tryTake(), slots.tryTake()]).to.not.include(undefined);
-      const open = servers.map((server) => new Promise<number>((resolve) => server.getConnections((_error, count) => resolve(count))));
+      const open = servers.all.map((server) => new Promise<number>((resolve) => server.getConnections((_error, count) => resolve(count))));
       expect(await Promise.all(open)).to.deep.equal([0]);
     });
-  });
 
-describe('registry/blob-fetch', () => {
-  it('fails with our own disk at once, and leaves no connection', async () => {
-    const server = createServer((request, response) => {
-      const [, from = '0', last = ''] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
-      const to = last === '' ? blob.length : Number(last) + 1;
-      response.writeHead(206, { 'content-range': `bytes ${from}-${to - 1}/${blob.length}` }).end(blob.subarray(Number(from), to));
+    it('fails with our own disk at once, and leaves no connection', async () => {
+      const one = await host();
+      const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+      const client = new RepositoryClient({ hostsDir: dir, registry: one.name, repository: 'a/b', credentials: undefined });
+      const ask = askInto((_chunk, at) => {
+        if (at > 10 * MIB) throw full;
+      });
+      const slots = new Slots(2);
+      const begin = async (): Promise<BlobSink> => ({ ask, took: () => undefined, commit: async () => undefined });
+      const request = { digest, sizeBytes: blob.length, begin, more: () => slots.tryTake() };
+      expect(await client.blob(newOp('t'), request).catch((error: unknown) => error)).to.equal(full);
+      expect([slots.tryTake(), slots.tryTake()]).to.not.include(undefined);
     });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const registry = `127.0.0.1:${(server.address() as AddressInfo).port}`;
-    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
-    const client = new RepositoryClient({ hostsDir: tmpdir(), registry, repository: 'a/b', credentials: undefined });
-    const ask = askInto((_chunk, at) => {
-      if (at > 10 * MIB) throw full;
-    });
-    const slots = new Slots(2);
-    const begin = async (): Promise<BlobSink> => ({ ask, took: () => undefined, commit: async () => undefined });
-    const request = { digest: digestOf(blob), sizeBytes: blob.length, begin, more: () => slots.tryTake() };
-    expect(await client.blob(newOp('t'), request).catch((error: unknown) => error)).to.equal(full);
-    expect([slots.tryTake(), slots.tryTake()]).to.not.include(undefined);
-    server.closeAllConnections();
-    server.close();
   });
-});
 
 describe('registry/missing', () => {
   it('gives out parts in order, and what is given back first', () => {

@@ -1,7 +1,6 @@
 import { expect } from 'chai';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
-import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { createServer as createTcpServer } from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -18,6 +17,7 @@ import type { BlobSink } from '../../../src/registry/blob-fetch.ts';
 import { RepositoryClient } from '../../../src/registry/client.ts';
 import type { RegistryHost } from '../../../src/registry/hosts.ts';
 import { hostsOf } from '../../../src/registry/hosts.ts';
+import { HttpServers } from '../../lib/http-servers.ts';
 
 const manifest = Buffer.from('{"schemaVersion":2}');
 const blob = Buffer.alloc(300_000, 'layer');
@@ -26,13 +26,8 @@ const credentials: Credentials = { username: 'me', password: 's3cret', identityT
 
 describe('registry', () => {
   let dir: string;
-  const servers: Server[] = [];
-  const serve = async (listener: RequestListener): Promise<string> => {
-    const server = createServer(listener);
-    servers.push(server);
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    return `127.0.0.1:${(server.address() as AddressInfo).port}`;
-  };
+  const servers = new HttpServers();
+  const serve = (listener: RequestListener): Promise<string> => servers.start(listener);
   const client = (registry: string, creds?: Credentials): RepositoryClient =>
     new RepositoryClient({ hostsDir: dir, registry, repository: 'a/b', credentials: creds });
   const getManifest = (from: RepositoryClient, reference = 'v1'): ReturnType<RepositoryClient['manifest']> =>
@@ -66,10 +61,7 @@ describe('registry', () => {
   beforeEach(() => (dir = mkdtempSync(join(tmpdir(), 'gantry-hosts-'))));
   afterEach(() => {
     rmSync(dir, { recursive: true });
-    for (const server of servers.splice(0)) {
-      server.closeAllConnections();
-      server.close();
-    }
+    servers.end();
   });
 
   it('gets a manifest and verifies a digest', async () => {

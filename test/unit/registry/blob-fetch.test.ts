@@ -124,9 +124,12 @@ for (const [place, beginIn] of Object.entries(PLACES))
       const slots = new Slots(1);
       let waited: Promise<Disposable> | undefined;
       let before = 0;
-      const one = await host(({ nth }) => {
-        if (nth === 1) waited = slots.take().then((slot) => ((before = one.log.length), slot));
-        return false;
+      const one = await host((asked, response) => {
+        if (asked.nth === 1) waited = slots.take().then((slot) => ((before = one.log.length), slot));
+        if (asked.nth < 3) return false;
+        // Which of the connections is faster is not what is tested: the others' parts come once the helper has let go.
+        void waited?.then(() => partial(response, asked));
+        return true;
       });
       await fetched(one.name, { slots });
       (await waited)?.[Symbol.dispose]();

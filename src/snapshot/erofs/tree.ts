@@ -83,6 +83,7 @@ export class LayerTree {
   nextSibling = new Uint32Array(FIRST_ROOM);
   #nameOffset = new Uint32Array(FIRST_ROOM);
   #nameLength = new Uint8Array(FIRST_ROOM);
+  #hashes = new Uint32Array(FIRST_ROOM);
   #texts = new Uint8Array(FIRST_ROOM * 16);
   #textBytes = 0;
   /** Open addressing: dirents by directory and name, at most half full. */
@@ -274,7 +275,9 @@ export class LayerTree {
 
   /** The dirent. */
   #name(dir: number, name: string, inode: number): number {
-    const existing = this.#find(dir, name);
+    const hash = hashOf(dir, name);
+    const slot = this.#slotFor(dir, name, hash);
+    const existing = this.#table[slot] ?? NONE;
     if (existing !== NONE) {
       // It may have been a directory or a symlink on the way to the one remembered.
       if (this.direntInode[existing] !== NONE) this.#forgetPath();
@@ -290,8 +293,9 @@ export class LayerTree {
     this.firstChild[dir] = id;
     this.#nameOffset[id] = this.#keepText(name);
     this.#nameLength[id] = name.length;
+    this.#hashes[id] = hash;
     if (this.direntCount * 2 > this.#table.length) this.#rehash();
-    else this.#table[this.#slotFor(dir, name)] = id;
+    else this.#table[slot] = id;
     return id;
   }
 
@@ -309,15 +313,15 @@ export class LayerTree {
   }
 
   #find(dir: number, name: string): number {
-    return this.#table[this.#slotFor(dir, name)] ?? NONE;
+    return this.#table[this.#slotFor(dir, name, hashOf(dir, name))] ?? NONE;
   }
 
   /** Where that dirent is in the table, or the free place for it. */
-  #slotFor(dir: number, name: string): number {
+  #slotFor(dir: number, name: string, hash: number): number {
     const mask = this.#table.length - 1;
-    for (let slot = hashOf(dir, name) & mask; ; slot = (slot + 1) & mask) {
+    for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
       const id = this.#table[slot] ?? NONE;
-      if (id === NONE || (this.direntParent[id] === dir && this.#isName(id, name))) return slot;
+      if (id === NONE || (this.#hashes[id] === hash && this.direntParent[id] === dir && this.#isName(id, name))) return slot;
     }
   }
 
@@ -330,7 +334,12 @@ export class LayerTree {
 
   #rehash(): void {
     this.#table = new Uint32Array(this.#table.length * 2);
-    for (let id = 1; id <= this.direntCount; id++) this.#table[this.#slotFor(this.direntParent[id] ?? NONE, this.nameOf(id))] = id;
+    const mask = this.#table.length - 1;
+    for (let id = 1; id <= this.direntCount; id++) {
+      let slot = (this.#hashes[id] ?? 0) & mask;
+      while (this.#table[slot] !== NONE) slot = (slot + 1) & mask;
+      this.#table[slot] = id;
+    }
   }
 
   #growInodes(): void {
@@ -354,6 +363,7 @@ export class LayerTree {
     this.nextSibling = grown(this.nextSibling);
     this.#nameOffset = grown(this.#nameOffset);
     this.#nameLength = grown(this.#nameLength);
+    this.#hashes = grown(this.#hashes);
   }
 }
 

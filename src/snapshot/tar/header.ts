@@ -46,9 +46,10 @@ const signedSumOf = (block: Buffer): number =>
   block.reduce((sum, byte, i) => (byte > 127 && (i < CHECKSUM_AT || i >= CHECKSUM_AT + CHECKSUM_BYTES) ? sum - 256 : sum), sumOf(block));
 
 function text(block: Buffer, at: number, length: number): string {
-  if (block[at] === 0) return '';
-  const end = block.indexOf(0, at);
-  return block.toString('latin1', at, end < 0 || end > at + length ? at + length : end);
+  let end = at;
+  // A field is short: to look for its end takes less than a call of indexOf.
+  while (end < at + length && block[end] !== 0) end++;
+  return end === at ? '' : block.toString('latin1', at, end);
 }
 
 function isText(block: Buffer, at: number, wanted: string): boolean {
@@ -56,15 +57,18 @@ function isText(block: Buffer, at: number, wanted: string): boolean {
   return true;
 }
 
-/** Octal digits, or GNU's base-256 when the top bit is set. */
+/** Octal digits with blanks or NUL behind them, as all programs write it, or GNU's base-256 when the top bit is set. Empty: 0. */
 function number(block: Buffer, at: number, length: number): number {
-  let value = 0;
+  const last = at + length;
   let end = at;
-  for (let digit = (block[end] ?? 0) - ZERO; digit >= 0 && digit < 8 && end < at + length; digit = (block[++end] ?? 0) - ZERO)
+  while (end < last && block[end] === SPACE) end++;
+  let value = 0;
+  for (let digit = (block[end] ?? 0) - ZERO; digit >= 0 && digit < 8 && end < last; digit = (block[++end] ?? 0) - ZERO)
     value = value * 8 + digit;
-  // As nearly all programs write it.
-  if (end > at && (end === at + length || block[end] === 0)) return value;
-  return block[at]! & 0x80 ? base256(block, at, length) : octalOf(text(block, at, length).trim());
+  while (end < last && block[end] === SPACE) end++;
+  if (end === last || block[end] === 0) return value;
+  if (block[at]! & 0x80) return base256(block, at, length);
+  throw corrupt(`${JSON.stringify(text(block, at, length))} is not an octal number`);
 }
 
 function base256(block: Buffer, at: number, length: number): number {
@@ -73,12 +77,6 @@ function base256(block: Buffer, at: number, length: number): number {
   const asNumber = Number(value);
   if (!Number.isSafeInteger(asNumber)) throw corrupt('a number is out of range');
   return asNumber;
-}
-
-function octalOf(digits: string): number {
-  if (digits === '') return 0;
-  if (!/^[0-7]+$/.test(digits)) throw corrupt(`${JSON.stringify(digits)} is not an octal number`);
-  return parseInt(digits, 8);
 }
 
 const NO_XATTRS: ReadonlyMap<string, string> = new Map();
@@ -93,11 +91,11 @@ export function parseHeader(block: Buffer): TarHeader {
   const prefixBytes = isText(block, 508, 'tar\0') ? 131 : 155;
   const prefix = ustar ? text(block, 345, prefixBytes) : '';
   const name = text(block, 0, 100);
-  const flag = text(block, 156, 1);
+  const flag = block[156] ?? 0;
   return {
     name: prefix === '' ? name : `${prefix}/${name}`,
     // Archives from before POSIX tell a directory by the slash at its end.
-    type: flag !== '' ? flag : name.endsWith('/') ? '5' : '0',
+    type: flag !== 0 ? String.fromCharCode(flag) : name.endsWith('/') ? '5' : '0',
     mode: number(block, 100, 8),
     uid: number(block, 108, 8),
     gid: number(block, 116, 8),

@@ -146,6 +146,28 @@ describe('snapshot/tar/reader', () => {
     expect(entries[2]?.header).to.include({ name: 'olddir/', type: '5' });
   });
 
+  it('reads octal numbers as programs write them, and refuses what is none', () => {
+    const withUid = (field: string): Buffer =>
+      patched({ ...HEADER, name: 'n' }, (block) => {
+        block.fill(0, 108, 116);
+        block.write(field, 108, 'latin1');
+      });
+    for (const [field, uid] of [
+      ['0000644\0', 0o644],
+      ['000644 \0', 0o644],
+      ['0000644 ', 0o644],
+      ['    644 ', 0o644],
+      ['77777777', 0o77777777],
+      ['644\x001', 0o644],
+      ['\0\x0099', 0],
+      ['', 0],
+      ['        ', 0],
+    ] as const)
+      expect(readAll(withUid(field))[0]?.header.uid, JSON.stringify(field)).to.equal(uid);
+    for (const field of ['648', '64 4', '-1', 'a', '644x', '    8'])
+      expect(kindOfReading(withUid(field)), JSON.stringify(field)).to.equal('dataLoss');
+  });
+
   it('takes no content for links and devices, whatever their size says', () => {
     const tar = archive(
       encodeHeader({ ...HEADER, name: 'l', type: '1', linkName: 'x', sizeBytes: 5000 }),

@@ -2,6 +2,7 @@ import { fdatasync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { createHash } from 'node:crypto';
 import type { Digest } from '../../base/digest.ts';
+import { WriteOut } from '../../os/write-out.ts';
 import type { LayerJobError } from '../layer-thread.ts';
 import { tooMuch } from '../tar/layer-rules.ts';
 import { TarReader } from '../tar/reader.ts';
@@ -37,8 +38,6 @@ const PAGE_BYTES = 4096;
 /** gzip can't do more than 1032; what claims more beyond this size is made to fill disks (S3). */
 const MAX_RATIO = 1100;
 const RATIO_FREE_BYTES = 2 ** 30;
-/** Writing to the disk begins while more comes in. */
-const SYNC_BYTES = 16 << 20;
 
 const datasync = promisify(fdatasync);
 
@@ -46,12 +45,12 @@ const datasync = promisify(fdatasync);
 class DataFile {
   readonly #fd: number;
   readonly #maxBytes: number;
+  readonly #out: WriteOut;
   #bytes = 0;
-  #synced = 0;
-  #syncing: Promise<void> | undefined;
 
   constructor(fd: number, maxBytes: number) {
     this.#fd = fd;
+    this.#out = new WriteOut(fd);
     this.#maxBytes = maxBytes;
   }
 
@@ -59,17 +58,12 @@ class DataFile {
     this.#bytes += chunk.length;
     if (this.#bytes > this.#maxBytes) throw tooMuch(`more than ${MAX_RATIO} times its blob`);
     this.#writeAll(chunk);
-    if (this.#bytes - this.#synced < SYNC_BYTES || this.#syncing !== undefined) return;
-    this.#synced = this.#bytes;
-    this.#syncing = datasync(this.#fd).then(() => (this.#syncing = undefined));
-    // The kernel tells of an error once: whoever finishes gets this one.
-    this.#syncing.catch(() => undefined);
+    this.#out.reached(this.#bytes);
   }
 
   async finish(): Promise<void> {
     const rest = this.#bytes % PAGE_BYTES;
     if (rest > 0) this.#writeAll(Buffer.alloc(PAGE_BYTES - rest));
-    await this.#syncing;
     await datasync(this.#fd);
   }
 

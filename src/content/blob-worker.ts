@@ -8,7 +8,8 @@ import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import type { Ask, BlobAnswer, Connection } from '../os/http-client.ts';
 import { askInto, isContent } from '../os/http-client.ts';
 import type { Receiving, Write } from '../os/http-receive.ts';
-import { yieldToOthers } from '../os/threads.ts';
+import { tellStarter, yieldToOthers } from '../os/threads.ts';
+import { WriteOut } from '../os/write-out.ts';
 
 /** To the thread, which has several blobs at a time, by id: `begin`, requests, `end`. The descriptor is the starter's to close, but not before the reply to `end`. */
 export type BlobMessage = { readonly id: number } & (
@@ -52,8 +53,10 @@ export interface PlainError {
   readonly code?: string | undefined;
 }
 
-/** The starter and the follower are told each time so many bytes are written. */
+/** The follower is told each time so many bytes are written. */
 const STEP_BYTES = 512 << 10;
+/** The starter is told no more often of what comes: it only shows it. */
+const TELL_MS = 100;
 const READ_BYTES = 1 << 20;
 /** Of an answer that is no piece of a blob. */
 const MAX_BODY_BYTES = 64 << 10;
@@ -64,6 +67,7 @@ class BlobFile {
   readonly requests = new Map<number, BlobRequest>();
   readonly #fd: number;
   readonly #sizeBytes: number;
+  readonly #out: WriteOut;
   readonly #hash = createHash('sha256');
   /** What is beyond a gap: lengths by where they begin. */
   readonly #ahead = new Map<number, number>();
@@ -74,6 +78,7 @@ class BlobFile {
 
   constructor({ fd, sizeBytes }: { fd: number; sizeBytes: number }) {
     this.#fd = fd;
+    this.#out = new WriteOut(fd);
     this.#sizeBytes = sizeBytes;
   }
 
@@ -121,6 +126,7 @@ class BlobFile {
   #tell(): void {
     if (this.#hashed - this.#told < STEP_BYTES && (this.#hashed < this.#sizeBytes || this.#told === this.#hashed)) return;
     this.#told = this.#hashed;
+    this.#out.reached(this.#hashed);
     this.#follower?.postMessage(this.#hashed);
   }
 }
@@ -167,20 +173,22 @@ class BlobRequest {
 
   async receive({ at, parts, stallMs }: PlainReceiving): Promise<void> {
     let taken = 0;
-    const tell = (atLeast: number): void => {
-      if (taken < atLeast) return;
-      this.#by.tell({ took: taken });
+    let timer: NodeJS.Timeout | undefined;
+    const tell = (): void => {
+      clearTimeout(timer);
+      timer = undefined;
+      if (taken > 0) this.#by.tell({ took: taken });
       taken = 0;
     };
     const progress = (bytes: number): void => {
       taken += bytes;
-      tell(STEP_BYTES);
+      timer ??= setTimeout(tell, TELL_MS);
     };
     const over = await this.#answer?.receive({ at, parts, stallMs, progress }).then(
       (isComplete) => ({ isComplete }),
       (error: unknown) => ({ failed: plain(error) }),
     );
-    tell(1);
+    tell();
     this.#by.tell({ received: parts.map((part) => part.at), ...(over ?? { isComplete: false }) });
     this.#by.ended();
   }
@@ -216,4 +224,4 @@ function handle(message: BlobMessage, reply: (news: BlobReply) => void): void {
 }
 
 yieldToOthers();
-parentPort?.on('message', (message: BlobMessage) => handle(message, (news) => parentPort?.postMessage(news)));
+parentPort?.on('message', (message: BlobMessage) => handle(message, (news: BlobReply) => tellStarter(news)));

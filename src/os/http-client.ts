@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
-import { Agent as HttpAgent, request as httpRequest, rootCertificates } from '../base/node-http.ts';
+import { request as httpRequest, rootCertificates } from '../base/node-http.ts';
+import { OneBufferAgent } from './http-agent.ts';
 import type { Receiving, Write } from './http-receive.ts';
 import { receive } from './http-receive.ts';
 import { Patience } from './patience.ts';
@@ -34,7 +35,7 @@ export interface Connection {
   readonly connectTimeoutMs: number | undefined;
 }
 
-const plainAgent = new HttpAgent({ keepAlive: true, maxSockets: 32 });
+const plainAgent = new OneBufferAgent({ keepAlive: true, maxSockets: 32 });
 const agents = new Map<string, HttpsAgent>();
 
 function agentOf(host: Connection): HttpsAgent {

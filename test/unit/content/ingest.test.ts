@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { digestOf } from '../../../src/base/digest.ts';
 import { ClassifiedError } from '../../../src/base/errors.ts';
+import type { Op } from '../../../src/base/op.ts';
 import { newOp } from '../../../src/base/op.ts';
 import type { BlobThread } from '../../../src/content/blob-thread.ts';
 import { BlobThreads } from '../../../src/content/blob-thread.ts';
@@ -19,7 +20,6 @@ import { createLocalContent } from '../../../src/content/local.ts';
 import type { AskBlob, BlobAnswer } from '../../../src/os/http-client.ts';
 
 const PIECE = 256 << 10;
-const op = newOp('t', { timeoutMs: 20_000 });
 const HOST = { ca: [], client: [], skipVerify: false, connectTimeoutMs: undefined };
 
 describe('content/ingest of a large blob', () => {
@@ -29,6 +29,7 @@ describe('content/ingest of a large blob', () => {
   altered[5_000_000] = (altered[5_000_000] ?? 0) ^ 1;
   let dir: string;
   let content: ContentStore;
+  let op: Op;
   let server: Server;
 
   before(async () => {
@@ -51,6 +52,7 @@ describe('content/ingest of a large blob', () => {
     server.close();
   });
   beforeEach(async () => {
+    op = newOp('t', { timeoutMs: 20_000 });
     dir = mkdtempSync(join(tmpdir(), 'gantry-content-'));
     content = await createLocalContent(dir);
   });

@@ -17,6 +17,14 @@ export interface Receiving {
 /** For a body to end by itself, so that its connection can be used again. */
 const LINGER_MS = 200;
 
+/** Nobody wants the body, or the rest of it: the connection is given up unless it ends soon. */
+export function passOver(response: IncomingMessage): void {
+  const linger = setTimeout(() => response.destroy(), LINGER_MS).unref();
+  response.on('close', () => clearTimeout(linger));
+  response.on('error', () => undefined);
+  response.resume();
+}
+
 /**
  * Hands the wanted parts of a body to `write`, until it ends or all of them are there; whether it came to its end. Rejects with unavailable when the connection
  * breaks off or stalls, and with what `write` throws. A chunk is the writer's only until it returns.
@@ -29,7 +37,6 @@ export function receive(response: IncomingMessage, { at: begin, parts, stallMs, 
   let at = begin;
   let isEnough = false;
   const patience = new Patience(stallMs, () => response.destroy(new Error(`no byte for ${stallMs} ms`)));
-  let linger: NodeJS.Timeout | undefined;
   const fail = (error: unknown): void => {
     patience[Symbol.dispose]();
     reject(error as Error);
@@ -59,7 +66,7 @@ export function receive(response: IncomingMessage, { at: begin, parts, stallMs, 
     if (parts.length === 0 || left.length > 0) return;
     isEnough = true;
     patience[Symbol.dispose]();
-    linger = setTimeout(() => response.destroy(), LINGER_MS);
+    passOver(response);
   });
   response.on('error', (error) => {
     if (!isEnough) fail(new ClassifiedError('unavailable', `the connection broke: ${messageOf(error)}`, { cause: error }));
@@ -67,7 +74,6 @@ export function receive(response: IncomingMessage, { at: begin, parts, stallMs, 
   // After its end, after an error, or when it is destroyed without any.
   response.on('close', () => {
     patience[Symbol.dispose]();
-    clearTimeout(linger);
     if (isEnough || response.complete) resolve(response.complete);
     else reject(new ClassifiedError('unavailable', 'the connection broke'));
   });

@@ -6,6 +6,7 @@ import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { digestOf } from '../../../src/base/digest.ts';
 import { ClassifiedError } from '../../../src/base/errors.ts';
 import { newOp } from '../../../src/base/op.ts';
@@ -291,6 +292,28 @@ describe('registry', () => {
     const other = (await getManifest(client(babbling)).catch((e: unknown) => e)) as Error & { kind: string };
     expect(other.kind).to.equal('unavailable');
     expect(other.message).to.contain('its answer has no token');
+  });
+
+  it('gives up a connection whose answer nobody wants and that does not end: of a challenge, of a redirect', async () => {
+    const ended: string[] = [];
+    const endless = (response: ServerResponse, path: string): void => {
+      response.write('x');
+      const more = setInterval(() => response.write(Buffer.alloc(10_000)), 5);
+      response.on('close', () => {
+        clearInterval(more);
+        ended.push(path);
+      });
+    };
+    const host = await serve((request, response) => {
+      const { url = '', headers } = request;
+      if (url.startsWith('/elsewhere')) return serveManifest(request, response);
+      if (headers.authorization === undefined) {
+        endless(response.writeHead(401, { 'www-authenticate': 'Basic realm="r"' }), 'challenge');
+      } else endless(response.writeHead(307, { location: '/elsewhere' }), 'redirect');
+    });
+    expect((await getManifest(client(host, credentials))).digest).to.equal(digestOf(manifest));
+    for (let n = 0; ended.length < 2 && n < 100; n++) await sleep(20);
+    expect(ended.sort()).to.deep.equal(['challenge', 'redirect']);
   });
 
   it('asks the next host for what one serves corrupted, but not when our own disk fails', async () => {

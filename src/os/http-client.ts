@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs';
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { AgentOptions, IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import { request as httpRequest, rootCertificates } from '../base/node-http.ts';
 import { OneBufferAgent } from './http-agent.ts';
+import { proxyOf } from './http-proxy.ts';
 import type { Receiving, Write } from './http-receive.ts';
-import { receive } from './http-receive.ts';
+import { passOver, receive } from './http-receive.ts';
 import { Patience } from './patience.ts';
 
 const HEADER_TIMEOUT_MS = 30_000;
@@ -35,14 +36,25 @@ export interface Connection {
   readonly connectTimeoutMs: number | undefined;
 }
 
-const plainAgent = new OneBufferAgent({ keepAlive: true, maxSockets: 32 });
+const plainAgents = new Map<string | undefined, OneBufferAgent>();
 const agents = new Map<string, HttpsAgent>();
 
-function agentOf(host: Connection): HttpsAgent {
+const through = (proxy: string | undefined): AgentOptions =>
+  proxy === undefined ? {} : { proxyEnv: { http_proxy: proxy, https_proxy: proxy } };
+
+function plainAgentOf(proxy: string | undefined): OneBufferAgent {
+  const known = plainAgents.get(proxy);
+  if (known) return known;
+  const agent = new OneBufferAgent({ keepAlive: true, maxSockets: 32, ...through(proxy) });
+  plainAgents.set(proxy, agent);
+  return agent;
+}
+
+function agentOf(host: Connection, proxy: string | undefined): HttpsAgent {
   // Files are read anew when their content changed: the key holds it.
   const ca = host.ca.map((path) => readFileSync(path, 'utf8'));
   const client = host.client.map(([cert, key]) => ({ cert: readFileSync(cert, 'utf8'), key: readFileSync(key ?? cert, 'utf8') }));
-  const key = JSON.stringify([ca, client, host.skipVerify]);
+  const key = JSON.stringify([ca, client, host.skipVerify, proxy]);
   const known = agents.get(key);
   if (known) return known;
   if (agents.size >= 64) agents.clear();
@@ -50,6 +62,7 @@ function agentOf(host: Connection): HttpsAgent {
     keepAlive: true,
     maxSockets: 32,
     rejectUnauthorized: !host.skipVerify,
+    ...through(proxy),
     ...(ca.length > 0 ? { ca: [...rootCertificates(), ...ca] } : {}),
     ...(client.length > 0 ? { cert: client.map((each) => each.cert).join('\n'), key: client.map((each) => each.key).join('\n') } : {}),
   });
@@ -63,7 +76,7 @@ export interface Answer {
   readonly headers: IncomingHttpHeaders;
   /** resourceExhausted beyond `maxBytes`, unavailable when it breaks off or stalls. */
   body(maxBytes: number): Promise<Buffer>;
-  /** Nobody wants the body. */
+  /** Nobody wants the body, and nobody waits for its end. */
   drop(): void;
 }
 
@@ -112,7 +125,7 @@ class HttpAnswer implements BlobAnswer {
   }
 
   drop(): void {
-    this.#response.resume();
+    passOver(this.#response);
   }
 
   receive(what: Receiving): Promise<boolean> {
@@ -137,7 +150,7 @@ export const askInto =
       const location = response.headers.location;
       const status = response.statusCode ?? 0;
       if (location === undefined || ![301, 302, 303, 307, 308].includes(status)) return new HttpAnswer(response, write);
-      response.resume();
+      passOver(response);
       if (redirects >= MAX_REDIRECTS) throw new ClassifiedError('unavailable', `${originOf(url)} redirects without end`);
       const next = new URL(location, url);
       if (next.origin !== new URL(url).origin) {
@@ -157,7 +170,10 @@ function once(host: Connection, { method, url, headers, body, signal }: Ask): Pr
     let isLate = false;
     const isTls = url.startsWith('https:');
     const options = { method, headers: { 'user-agent': 'gantry', ...headers }, signal };
-    const request = isTls ? httpsRequest(url, { ...options, agent: agentOf(host) }) : httpRequest(url, { ...options, agent: plainAgent });
+    const proxy = proxyOf(new URL(url));
+    const request = isTls
+      ? httpsRequest(url, { ...options, agent: agentOf(host, proxy) })
+      : httpRequest(url, { ...options, agent: plainAgentOf(proxy) });
     const within = (ms: number, what: string): Patience =>
       new Patience(ms, () => {
         isLate = true;

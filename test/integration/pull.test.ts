@@ -19,6 +19,7 @@ import { Bed, DEMO_IMAGE, eventually, PAUSE_IMAGE } from '../lib/bed.ts';
 import { Authority } from '../lib/certificates.ts';
 import type { Registry } from '../lib/docker-registry.ts';
 import { startRegistry } from '../lib/docker-registry.ts';
+import type { Proxy } from '../lib/proxy.ts';
 import { startProxy } from '../lib/proxy.ts';
 import { startTokenServer, TOKEN_ISSUER, TOKEN_SERVICE } from '../lib/token-server.ts';
 import { size } from '../lib/size.ts';
@@ -38,6 +39,8 @@ describe('pull', function () {
   let dir: string;
   let storage: string;
   let registry: Registry;
+  /** Of the daemon's environment. */
+  let outside: Proxy;
   let bed: Bed;
 
   before(async () => {
@@ -47,10 +50,12 @@ describe('pull', function () {
     registry = await startRegistry(storage);
     const config = join(dir, 'config.toml');
     writeFileSync(config, 'image.pinned = ["images.test/keep*"]\n');
-    bed = await Bed.make({ subnet: 21, flags: ['--config', config] });
+    outside = await startProxy(registry.host, { prefix: 'http://far.test' });
+    bed = await Bed.make({ subnet: 21, flags: ['--config', config], env: { HTTP_PROXY: outside.host, NO_PROXY: 'near.test' } });
   });
   after(async () => {
     await bed.end();
+    await outside[Symbol.asyncDispose]();
     await registry[Symbol.asyncDispose]();
     rmSync(dir, { recursive: true });
   });
@@ -327,6 +332,17 @@ describe('pull', function () {
       expect(leftovers()).to.deep.equal([]);
     });
 
+    it('the proxy of the environment is asked for what is far away, and for nothing else', async () => {
+      const { layers } = await pushed('proxied', { sizeBytes: 3_000_000 });
+      hosts('far.test', 'server = "http://far.test"\n');
+      hosts('near.test', 'server = "http://near.test"\n');
+      expect(await pull('far.test/proxied:1')).to.match(/^sha256:/);
+      const paths = outside.requests.map(({ path }) => path);
+      for (const { digest } of layers) expect(paths).to.include(`http://far.test/v2/proxied/blobs/${digest}`);
+      expect((await refused('near.test/proxied:1')).details).to.contain('http://near.test: getaddrinfo');
+      expect(paths.filter((path) => !path.startsWith('http://far.test/'))).to.deep.equal([]);
+      await bed.cri.image('removeImage', { image: { image: 'far.test/proxied:1' } });
+    });
     it('override_path: the address is the whole prefix of the API', async () => {
       const image = await pushed('prefix/app');
       await using front = await startProxy(registry.host, { prefix: '/cache/team' });

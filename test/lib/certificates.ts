@@ -22,15 +22,15 @@ export class Authority implements Certificate {
     openssl('req', '-x509', ...NEW_KEY, '-keyout', this.key, '-out', this.certificate, '-days', '2', '-subj', `/CN=${name}`);
   }
 
-  /** For a server on 127.0.0.1 or a client. */
-  sign(name: string): Certificate {
+  /** For a client, or a server on 127.0.0.1 or `host`. */
+  sign(name: string, { host = 'localhost' } = {}): Certificate {
     const [certificate, key, request, extensions] = ['crt', 'key', 'csr', 'ext'].map((suffix) => join(this.#dir, `${name}.${suffix}`)) as [
       string,
       string,
       string,
       string,
     ];
-    writeFileSync(extensions, 'subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n');
+    writeFileSync(extensions, `subjectAltName=IP:127.0.0.1,DNS:${host}\nextendedKeyUsage=serverAuth,clientAuth\n`);
     openssl('req', ...NEW_KEY, '-keyout', key, '-out', request, '-subj', `/CN=${name}`);
     const by = ['-CA', this.certificate, '-CAkey', this.key, '-CAcreateserial'];
     openssl('x509', '-req', '-in', request, ...by, '-out', certificate, '-days', '2', '-extfile', extensions);

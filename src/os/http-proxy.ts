@@ -27,7 +27,7 @@ export function proxyOf({ protocol, hostname, port }: URL, env: NodeJS.ProcessEn
   if (except.some((entry) => entry !== '' && covers(entry, host, port || PORTS[protocol]))) return undefined;
   const url = value.includes('://') ? value : `http://${value}`;
   // The value may hold a password.
-  if (!/^https?:\/\//.test(url) || !URL.canParse(url))
+  if (!/^https?:\/\//i.test(url) || !URL.canParse(url))
     throw new ClassifiedError('failedPrecondition', `${name} is not the URL of an http or https proxy`);
   return url;
 }
@@ -41,12 +41,12 @@ function covers(entry: string, host: string, port: string | undefined): boolean 
     const below = name.replace(/^\*?\.?/, '.');
     return host.endsWith(below) || host === name;
   }
-  const [address = '', bits] = name.split('/');
+  const [, address = '', bits] = /^([^/]*)(?:\/(\d{1,3}))?$/.exec(name) ?? [];
   const family = isIP(address);
-  if (family === 0) return false;
+  const most = family === 4 ? 32 : 128;
+  const length = Number(bits ?? most);
+  if (family === 0 || length > most) return false;
   const range = new BlockList();
-  const length = Number(bits ?? (family === 4 ? 32 : 128));
-  if (!(length <= (family === 4 ? 32 : 128))) return false;
   range.addSubnet(address, length, familyOf(address));
   return range.check(host, familyOf(host));
 }

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
-import type { AgentOptions, IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import { request as httpRequest, rootCertificates } from '../base/node-http.ts';
-import { OneBufferAgent } from './http-agent.ts';
+import { OneBufferAgent, TunnelAgent } from './http-agent.ts';
 import { proxyOf } from './http-proxy.ts';
 import type { Receiving, Write } from './http-receive.ts';
 import { passOver, receive } from './http-receive.ts';
@@ -39,13 +39,14 @@ export interface Connection {
 const plainAgents = new Map<string | undefined, OneBufferAgent>();
 const agents = new Map<string, HttpsAgent>();
 
-const through = (proxy: string | undefined): AgentOptions =>
-  proxy === undefined ? {} : { proxyEnv: { http_proxy: proxy, https_proxy: proxy } };
-
 function plainAgentOf(proxy: string | undefined): OneBufferAgent {
   const known = plainAgents.get(proxy);
   if (known) return known;
-  const agent = new OneBufferAgent({ keepAlive: true, maxSockets: 32, ...through(proxy) });
+  const agent = new OneBufferAgent({
+    keepAlive: true,
+    maxSockets: 32,
+    ...(proxy === undefined ? {} : { proxyEnv: { http_proxy: proxy } }),
+  });
   plainAgents.set(proxy, agent);
   return agent;
 }
@@ -58,14 +59,14 @@ function agentOf(host: Connection, proxy: string | undefined): HttpsAgent {
   const known = agents.get(key);
   if (known) return known;
   if (agents.size >= 64) agents.clear();
-  const agent = new HttpsAgent({
+  const options = {
     keepAlive: true,
     maxSockets: 32,
     rejectUnauthorized: !host.skipVerify,
-    ...through(proxy),
     ...(ca.length > 0 ? { ca: [...rootCertificates(), ...ca] } : {}),
     ...(client.length > 0 ? { cert: client.map((each) => each.cert).join('\n'), key: client.map((each) => each.key).join('\n') } : {}),
-  });
+  };
+  const agent = proxy === undefined ? new HttpsAgent(options) : new TunnelAgent(proxy, options);
   agents.set(key, agent);
   return agent;
 }
@@ -167,23 +168,35 @@ const originOf = (url: string): string => new URL(url).origin;
 
 function once(host: Connection, { method, url, headers, body, signal }: Ask): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
-    let isLate = false;
     const isTls = url.startsWith('https:');
-    const options = { method, headers: { 'user-agent': 'gantry', ...headers }, signal };
+    const options = { method, headers: { 'user-agent': 'gantry', ...headers } };
     const proxy = proxyOf(new URL(url));
     const request = isTls
       ? httpsRequest(url, { ...options, agent: agentOf(host, proxy) })
       : httpRequest(url, { ...options, agent: plainAgentOf(proxy) });
+    // Not by the events of the request alone: one that waits for its connection tells nothing of its end.
+    const fail = (error: unknown, isUnreachable: boolean): void => {
+      patience[Symbol.dispose]();
+      const detail = { isUnreachable };
+      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail }));
+    };
     const within = (ms: number, what: string): Patience =>
       new Patience(ms, () => {
-        isLate = true;
-        request.destroy(new Error(`no ${what} within ${ms} ms`));
+        const error = new Error(`no ${what} within ${ms} ms`);
+        fail(error, true);
+        request.destroy(error);
       });
     let patience = within(host.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, 'connection');
     const connected = (): void => {
       patience[Symbol.dispose]();
       patience = within(HEADER_TIMEOUT_MS, 'answer');
     };
+    const aborted = (): void => {
+      const error = new Error('the request was aborted');
+      fail(error, false);
+      request.destroy(error);
+    };
+    signal.addEventListener('abort', aborted, { once: true });
     request.on('socket', (socket) => {
       if (socket.connecting) socket.once(isTls ? 'secureConnect' : 'connect', connected);
       else connected();
@@ -192,11 +205,13 @@ function once(host: Connection, { method, url, headers, body, signal }: Ask): Pr
       patience[Symbol.dispose]();
       resolve(response);
     });
-    request.on('error', (error) => {
-      patience[Symbol.dispose]();
-      const isUnreachable = isLate || UNREACHABLE.test(errnoOf(error) ?? '');
-      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail: { isUnreachable } }));
+    request.on('error', (error) => fail(error, UNREACHABLE.test(errnoOf(error) ?? '')));
+    // After its response, or without one: of another protocol that was not asked for nothing else is told.
+    request.on('close', () => {
+      signal.removeEventListener('abort', aborted);
+      fail(new Error('the connection was closed'), false);
     });
+    if (signal.aborted) aborted();
     request.end(body);
   });
 }

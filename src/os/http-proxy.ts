@@ -25,11 +25,21 @@ export function proxyOf({ protocol, hostname, port }: URL, env: NodeJS.ProcessEn
   if (host === 'localhost' || (isIP(host) !== 0 && LOOPBACK.check(host, familyOf(host)))) return undefined;
   const except = (env['NO_PROXY'] || env['no_proxy'] || '').split(',').map((entry) => entry.trim().toLowerCase());
   if (except.some((entry) => entry !== '' && covers(entry, host, port || PORTS[protocol]))) return undefined;
-  const url = value.includes('://') ? value : `http://${value}`;
-  // The value may hold a password.
-  if (!/^https?:\/\//i.test(url) || !URL.canParse(url))
-    throw new ClassifiedError('failedPrecondition', `${name} is not the URL of an http or https proxy`);
-  return url;
+  // The value may hold a password: nothing of it is told.
+  const proxy = parsed(value);
+  if (proxy === undefined) throw new ClassifiedError('failedPrecondition', `${name} is not the URL of an http or https proxy`);
+  return proxy.href;
+}
+
+function parsed(value: string): URL | undefined {
+  try {
+    const url = new URL(value.includes('://') ? value : `http://${value}`);
+    // Node does, and would tell the value.
+    decodeURIComponent(`${url.username}${url.password}`);
+    return /^https?:$/.test(url.protocol) ? url : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function covers(entry: string, host: string, port: string | undefined): boolean {

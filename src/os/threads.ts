@@ -40,8 +40,11 @@ export function tellStarter(message: unknown): void {
   } catch {
     // Who may not rise says it as it is.
   }
-  parentPort?.postMessage(message);
-  setPriority(NICE);
+  try {
+    parentPort?.postMessage(message);
+  } finally {
+    setPriority(NICE);
+  }
 }
 
 interface Kept {

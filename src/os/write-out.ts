@@ -3,7 +3,7 @@ import type Koffi from 'koffi';
 
 /** So much more of a file, and the disk is told. */
 const STEP_BYTES = 16 << 20;
-/** sync_file_range(2): begin to write what is dirty, wait for nothing. */
+/** sync_file_range(2): begin to write what is dirty. */
 const SYNC_FILE_RANGE_WRITE = 2;
 
 type SyncFileRange = (fd: number, offset: number, bytes: number, flags: number) => number;
@@ -17,7 +17,7 @@ function load(): SyncFileRange {
 
 /**
  * Has a file that grows written to disk meanwhile, so that to make it durable in the end takes little. Makes nothing durable itself: fdatasync does, and
- * tells of errors. Unlike an fdatasync now and then it leaves the filesystem's journal alone, and waits for nothing.
+ * tells of errors. Unlike an fdatasync now and then it leaves the filesystem's journal alone, and waits only where the disk's queue is full.
  */
 export class WriteOut {
   readonly #fd: number;

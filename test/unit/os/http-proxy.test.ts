@@ -1,28 +1,32 @@
 import { expect } from 'chai';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { createServer as createHttpsServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
-import { connect } from 'node:net';
+import { createServer as createHttpsServer, request } from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import { connect, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ClassifiedError } from '../../../src/base/errors.ts';
+import { TunnelAgent } from '../../../src/os/http-agent.ts';
 import { ask } from '../../../src/os/http-client.ts';
 import { proxyOf } from '../../../src/os/http-proxy.ts';
 import { Authority } from '../../lib/certificates.ts';
 import { HttpServers } from '../../lib/http-servers.ts';
 
-const PROXY = 'http://proxy.test:3128';
+const PROXY = 'http://proxy.test:3128/';
 
 describe('os/http-proxy', () => {
   const via = (url: string, noProxy: string, more: NodeJS.ProcessEnv = {}): string | undefined =>
-    proxyOf(new URL(url), { HTTP_PROXY: PROXY, HTTPS_PROXY: 'https://secure.test', NO_PROXY: noProxy, ...more });
+    proxyOf(new URL(url), { HTTP_PROXY: PROXY, HTTPS_PROXY: 'https://secure.test/', NO_PROXY: noProxy, ...more });
 
   it('takes what the environment names for the scheme', () => {
     expect(via('http://a.test/', '')).to.equal(PROXY);
-    expect(via('https://a.test/', '')).to.equal('https://secure.test');
+    expect(via('https://a.test/', '')).to.equal('https://secure.test/');
     expect(proxyOf(new URL('https://a.test/'), { HTTP_PROXY: PROXY })).to.equal(undefined);
-    expect(proxyOf(new URL('http://a.test/'), { http_proxy: 'small.test:80', HTTPS_PROXY: PROXY })).to.equal('http://small.test:80');
-    expect(proxyOf(new URL('http://a.test/'), { HTTP_PROXY: 'proxy.test:3128' })).to.equal('http://proxy.test:3128');
+    expect(proxyOf(new URL('http://a.test/'), { http_proxy: 'small.test:80', HTTPS_PROXY: PROXY })).to.equal('http://small.test/');
+    expect(proxyOf(new URL('http://a.test/'), { HTTP_PROXY: 'proxy.test:3128' })).to.equal(PROXY);
+    expect(proxyOf(new URL('http://a.test/'), { HTTP_PROXY: 'HTTP://me:s3cret@proxy.test\n' })).to.equal('http://me:s3cret@proxy.test/');
     expect(proxyOf(new URL('http://a.test/'), { HTTP_PROXY: '' })).to.equal(undefined);
   });
 
@@ -64,7 +68,7 @@ describe('os/http-proxy', () => {
   });
 
   it('refuses proxies that it can not ask, without their passwords', () => {
-    for (const value of ['socks5://me:s3cret@proxy.test', 'http://', 'not a url'])
+    for (const value of ['socks5://me:s3cret@proxy.test', 'http://', 'not a url', 'http://me:100%@proxy.test'])
       expect(() => via('http://a.test/', '', { HTTP_PROXY: value }), value)
         .to.throw(ClassifiedError, 'HTTP_PROXY is not the URL of an http or https proxy')
         .with.property('kind', 'failedPrecondition');
@@ -74,6 +78,7 @@ describe('os/http-proxy', () => {
 describe('os/http-client behind a proxy', () => {
   const NAMES = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'http_proxy', 'https_proxy', 'no_proxy'];
   const servers = new HttpServers();
+  const raw: Array<() => void> = [];
   const saved = new Map<string, string | undefined>();
   const signal = new AbortController().signal;
   const direct = { ca: [], client: [], skipVerify: false, connectTimeoutMs: 5000 };
@@ -90,6 +95,7 @@ describe('os/http-client behind a proxy', () => {
       else process.env[name] = value;
     }
     servers.end();
+    for (const end of raw.splice(0)) end();
     rmSync(dir, { recursive: true });
   });
 
@@ -106,36 +112,102 @@ describe('os/http-client behind a proxy', () => {
     expect(asked).to.deep.equal([['http://registry.test/v2/', 'registry.test', authorization]]);
   });
 
-  it('asks it for a tunnel to what is https, verifies the host beyond, and tells of a refusal', async () => {
-    const authority = new Authority(dir, 'proxied');
+  /** An https server of the name registry.test. */
+  async function registryOf(authority: Authority): Promise<number> {
     const { certificate, key } = authority.sign('registry', { host: 'registry.test' });
     const registry = createHttpsServer({ cert: readFileSync(certificate), key: readFileSync(key) }, (_, response) => response.end('v2'));
     await new Promise<void>((resolve) => registry.listen(0, '127.0.0.1', resolve));
     servers.all.push(registry as never);
+    return (registry.address() as AddressInfo).port;
+  }
+  const url = 'https://registry.test/v2/';
+  const failure = async (asked: Promise<unknown>): Promise<ClassifiedError> => {
+    const error = await asked.catch((e: unknown) => e);
+    expect(error).to.be.instanceOf(ClassifiedError).with.property('kind', 'unavailable');
+    return error as ClassifiedError;
+  };
+
+  it('asks it for a tunnel to what is https, and verifies the host beyond', async () => {
+    const authority = new Authority(dir, 'proxied');
+    const port = await registryOf(authority);
     const tunnels: Array<string | undefined> = [];
-    let refuses = false;
-    const proxy = await servers.start((_, response) => response.writeHead(500).end());
+    process.env['HTTPS_PROXY'] = await servers.start((_, response) => response.writeHead(500).end());
     servers.all.at(-1)?.on('connect', (request, socket) => {
       tunnels.push(request.url);
-      if (refuses) return socket.end('HTTP/1.1 403 Forbidden\r\n\r\n');
-      const to = connect((registry.address() as AddressInfo).port, '127.0.0.1', () => {
+      const to = connect(port, '127.0.0.1', () => {
         socket.write('HTTP/1.1 200 OK\r\n\r\n');
         to.pipe(socket).pipe(to);
       });
       for (const end of [to, socket]) end.on('error', () => undefined);
     });
-    process.env['HTTPS_PROXY'] = proxy;
     const host = { ...direct, ca: [authority.certificate] };
-    const url = 'https://registry.test/v2/';
-    const answer = await ask(host, { method: 'GET', url, headers: {}, signal });
-    expect((await answer.body(10)).toString()).to.equal('v2');
-    expect(tunnels).to.deep.equal(['registry.test:443']);
-    const untrusted = await ask(direct, { method: 'GET', url, headers: {}, signal }).catch((error: unknown) => error);
-    expect(untrusted).to.be.instanceOf(ClassifiedError).with.property('kind', 'unavailable');
-    refuses = true;
-    const refused = ask({ ...host, skipVerify: true }, { method: 'GET', url, headers: {}, signal });
-    const error = (await refused.catch((failure: unknown) => failure)) as ClassifiedError;
-    expect(error).to.be.instanceOf(ClassifiedError).with.property('kind', 'unavailable');
-    expect(error.message).to.match(/^https:\/\/registry\.test: .*403/s);
+    for (let n = 0; n < 2; n++) {
+      const answer = await ask(host, { method: 'GET', url, headers: {}, signal });
+      expect((await answer.body(10)).toString()).to.equal('v2');
+    }
+    expect(tunnels).to.include('registry.test:443');
+    expect((await failure(ask(direct, { method: 'GET', url, headers: {}, signal }))).message).to.contain('certificate');
   });
+
+  const SILENT: Readonly<Record<string, (socket: Socket) => void>> = {
+    'says nothing': () => undefined,
+    'says yes and nothing more': (socket) => void socket.write('HTTP/1.1 200 OK\r\n\r\n'),
+  };
+  for (const [what, answer] of Object.entries(SILENT))
+    it(`gives up a proxy that ${what}, after the time for a connection and when it is told to`, async () => {
+      const { port, open } = await rawProxy(answer);
+      process.env['HTTPS_PROXY'] = `127.0.0.1:${port}`;
+      const late = await failure(ask({ ...direct, connectTimeoutMs: 200 }, { method: 'GET', url, headers: {}, signal }));
+      expect(late.message).to.equal('https://registry.test: no connection within 200 ms');
+      expect(late.detail).to.deep.equal({ isUnreachable: true });
+      const end = new AbortController();
+      setTimeout(() => end.abort(), 100);
+      const aborted = await failure(ask(direct, { method: 'GET', url, headers: {}, signal: end.signal }));
+      expect(aborted.message).to.contain('aborted');
+      expect(open()).to.equal(2);
+      const agent = new TunnelAgent(`http://127.0.0.1:${port}`, {}, 100);
+      const asked = request(url, { agent });
+      const [error] = (await once(asked, 'error')) as [Error];
+      expect(error.message).to.match(/no tunnel within 100 ms|disconnected/);
+      for (let n = 0; open() > 2 && n < 50; n++) await sleep(20);
+      expect(open(), 'the agent gives up by itself too').to.equal(2);
+    });
+
+  const REFUSING: Readonly<Record<string, (socket: Socket) => void>> = {
+    'and keeps the connection': () => undefined,
+    'and breaks the connection': (socket) => void setTimeout(() => socket.resetAndDestroy(), 20),
+  };
+  for (const [what, then] of Object.entries(REFUSING))
+    it(`tells of a proxy that refuses ${what}, and keeps none`, async () => {
+      const { port, open } = await rawProxy((socket) => {
+        socket.write('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n');
+        then(socket);
+      });
+      process.env['HTTPS_PROXY'] = `http://me:s3cret@127.0.0.1:${port}`;
+      for (let n = 0; n < 3; n++) {
+        const { message } = await failure(ask(direct, { method: 'GET', url, headers: {}, signal }));
+        expect(message)
+          .to.match(/^https:\/\/registry\.test: .*407/s)
+          .and.not.contain('s3cret');
+      }
+      for (let n = 0; open() > 0 && n < 50; n++) await sleep(20);
+      expect(open()).to.equal(0);
+    });
+
+  /** Answers every request for a tunnel; `open`: how many connections there are. */
+  async function rawProxy(answer: (socket: Socket) => void): Promise<{ port: number; open: () => number }> {
+    const sockets = new Set<Socket>();
+    const server = createTcpServer((socket) => {
+      sockets.add(socket);
+      socket.on('error', () => undefined);
+      socket.on('close', () => sockets.delete(socket));
+      socket.once('data', () => answer(socket));
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    raw.push(() => {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    });
+    return { port: (server.address() as AddressInfo).port, open: () => sockets.size };
+  }
 });

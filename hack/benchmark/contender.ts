@@ -7,7 +7,6 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Cri } from '../../test/lib/cri.ts';
 import { conflist, Gantry, pluginDir, writeMirror } from '../../test/lib/gantry.ts';
-import { removeCgroup } from '../../src/os/cgroup.ts';
 import { findProgram } from '../images/programs.ts';
 
 /** A CRI runtime under measurement, with directories, a bridge and a subnet of its own. */
@@ -51,11 +50,7 @@ export async function startGantry(
       await gantry.stop();
       await gantry.start();
     },
-    async remove() {
-      await gantry.remove();
-      // The parent that workload.ts names for its pods is nobody's but ours: a runtime leaves it.
-      await removeCgroup('/bench-gantry');
-    },
+    remove: () => gantry.remove(),
   };
 }
 

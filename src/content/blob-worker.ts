@@ -2,13 +2,12 @@ import { createHash } from 'node:crypto';
 import { readSync, writeSync } from 'node:fs';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { MessagePort } from 'node:worker_threads';
-import { parentPort } from 'node:worker_threads';
 import type { ErrorKind } from '../base/errors.ts';
 import { ClassifiedError, errnoOf, messageOf } from '../base/errors.ts';
 import type { Ask, BlobAnswer, Connection } from '../os/http-client.ts';
 import { askInto, isContent } from '../os/http-client.ts';
 import type { Receiving, Write } from '../os/http-receive.ts';
-import { tellStarter, yieldToOthers } from '../os/threads.ts';
+import { serveStarter } from '../os/threads.ts';
 import { WriteOut } from '../os/write-out.ts';
 
 /** To the thread, which has several blobs at a time, by id: `begin`, requests, `end`. The descriptor is the starter's to close, but not before the reply to `end`. */
@@ -223,5 +222,4 @@ function handle(message: BlobMessage, reply: (news: BlobReply) => void): void {
   else request.drop();
 }
 
-yieldToOthers();
-parentPort?.on('message', (message: BlobMessage) => handle(message, (news: BlobReply) => tellStarter(news)));
+serveStarter(handle);

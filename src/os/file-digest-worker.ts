@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
 import { errnoOf, messageOf } from '../base/errors.ts';
-import { yieldToOthers } from './threads.ts';
+import { serveStarter } from './threads.ts';
 
 export interface FileDigestJob {
   readonly path: string;
@@ -37,11 +36,10 @@ function digest({ path, sizeBytes }: FileDigestJob): FileDigestReply {
   }
 }
 
-yieldToOthers();
-parentPort?.on('message', (job: FileDigestJob) => {
+serveStarter<FileDigestJob>((job, tell) => {
   try {
-    parentPort?.postMessage(digest(job));
+    tell(digest(job));
   } catch (error) {
-    parentPort?.postMessage({ error: messageOf(error), code: errnoOf(error) } satisfies FileDigestReply);
+    tell({ error: messageOf(error), code: errnoOf(error) } satisfies FileDigestReply);
   }
 });

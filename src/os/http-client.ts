@@ -177,8 +177,7 @@ function once(host: Connection, { method, url, headers, body, signal }: Ask): Pr
     // Not by the events of the request alone: one that waits for its connection tells nothing of its end.
     const fail = (error: unknown, isUnreachable: boolean): void => {
       patience[Symbol.dispose]();
-      const detail = { isUnreachable };
-      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail }));
+      reject(new ClassifiedError('unavailable', `${originOf(url)}: ${messageOf(error)}`, { cause: error, detail: { isUnreachable } }));
     };
     const within = (ms: number, what: string): Patience =>
       new Patience(ms, () => {

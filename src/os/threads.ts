@@ -24,24 +24,28 @@ const IDLE_MS = 120_000;
 const NICE = 10;
 const URGENT_NICE = -5;
 
-/** Called by a thread: the event loop, and whoever else has little to do, gets the processor before it. */
-export function yieldToOthers(): void {
+/**
+ * The other side, called once by a thread's module: what it does with the messages of the one that began it, and `tell` for what it has to say. The event loop,
+ * and whoever else has little to do, gets the processor before it.
+ */
+export function serveStarter<Message>(handle: (message: Message, tell: (news: object) => void) => void): void {
   // Linux: of this thread alone.
   setPriority(NICE);
+  parentPort?.on('message', (message: Message) => handle(message, tell));
 }
 
 /**
- * What a thread that yields to others says to the one that began it, for a moment with more priority than anybody: Node holds the lock of the messages while it
- * wakes up the event loop, which would have to wait, 10 to 90 ms, until a thread that lost the processor in this moment had its turn again.
+ * For this moment with more priority than anybody: Node holds the lock of the messages while it wakes up the event loop, which would have to wait, 10 to 50 ms,
+ * until a thread that lost the processor in this moment had its turn again.
  */
-export function tellStarter(message: unknown): void {
+function tell(news: object): void {
   try {
     setPriority(URGENT_NICE);
   } catch {
     // Who may not rise says it as it is.
   }
   try {
-    parentPort?.postMessage(message);
+    parentPort?.postMessage(news);
   } finally {
     setPriority(NICE);
   }

@@ -1,9 +1,9 @@
 import { availableParallelism } from 'node:os';
-import type { MessagePort, Transferable } from 'node:worker_threads';
+import type { Transferable } from 'node:worker_threads';
 import type { ErrorKind } from '../base/errors.ts';
 import { messageOf } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
-import { tellStarter, Threads, yieldToOthers } from '../os/threads.ts';
+import { serveStarter, Threads } from '../os/threads.ts';
 
 /** A thread for one job: how it ends. Descriptors of the job are the starter's to close, but not before `ended`. */
 interface LayerThread<Reply> {
@@ -67,7 +67,6 @@ export interface LayerJobError {
 }
 
 /** The other side: what a thread's module does with its jobs. `work` never rejects. */
-export function doLayerJobs<Job>(port: MessagePort | null, work: (job: Job) => Promise<object>): void {
-  yieldToOthers();
-  port?.on('message', (job: Job) => void work(job).then(tellStarter));
+export function doLayerJobs<Job>(work: (job: Job) => Promise<object>): void {
+  serveStarter<Job>((job, tell) => void work(job).then(tell));
 }

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
 import { writeSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
 import { errnoOf, messageOf } from '../base/errors.ts';
 import { doLayerJobs } from './layer-thread.ts';
 import { streamErrorKind, streamPlain } from './plain-stream.ts';
@@ -40,7 +39,7 @@ class TarPipe {
   }
 }
 
-doLayerJobs(parentPort, async ({ input, tarFd }: UnpackJob): Promise<UnpackReply> => {
+doLayerJobs(async ({ input, tarFd }: UnpackJob): Promise<UnpackReply> => {
   const hash = createHash('sha256');
   const pipe = new TarPipe(tarFd);
   const filter = new LayerFilter((bytes) => pipe.write(bytes));

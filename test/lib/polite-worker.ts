@@ -1,8 +1,13 @@
 import { getPriority } from 'node:os';
-import { parentPort } from 'node:worker_threads';
-import { tellStarter, yieldToOthers } from '../../src/os/threads.ts';
+import { threadId } from 'node:worker_threads';
+import { serveStarter } from '../../src/os/threads.ts';
 
-// A thread that answers every message with its priority.
+/** To any message. */
+export interface PoliteReply {
+  readonly priority: number;
+  readonly threadId: number;
+}
 
-yieldToOthers();
-parentPort?.on('message', () => tellStarter(getPriority()));
+// A thread that tells what its priority is.
+
+serveStarter((_message, tell) => tell({ priority: getPriority(), threadId } satisfies PoliteReply));

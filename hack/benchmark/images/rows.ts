@@ -31,14 +31,14 @@ const BEGIN_MS = 100;
 
 /** Cold: nothing of the image is there. Warm: another image with the same layers is. Every round each contender and the floor, in another order each time. */
 export async function pullRows(name: string, image: StoredImage, bench: PullBench): Promise<PullRow[]> {
-  const { contenders, run, storage, rounds, peer } = bench;
+  const { contenders, run, rounds, peer } = bench;
   const [cold, warm, list, stall] = [new Samples(), new Samples(), new Samples(), new Samples()];
   const imageBytes = image.layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   const before = new Map(contenders.map((who) => [who, diskBytes(who.dir)]));
   const turn = async (who: Contender): Promise<void> => {
     const [one, two] = [1, 2].map((tag) => `images.test/${name}:${tag}`) as [string, string];
     const fromNothing = async (work: () => Promise<number>): Promise<number> => {
-      settle(run, storage);
+      settle(bench, image);
       await sleep(BEGIN_MS);
       const sent = loopbackBytes();
       const result = await work();
@@ -52,13 +52,13 @@ export async function pullRows(name: string, image: StoredImage, bench: PullBenc
     if (who.name === 'gantry') stall.add(who.name, await stallMs(bench.metricsPort));
     await removeImages(who, [one], before.get(who) ?? 0);
     cold.add(who.name, await fromNothing(() => pull(who, one)));
-    settle(run, storage);
+    settle(bench, image);
     warm.add(who.name, await pull(who, two));
     await removeImages(who, [two, one], before.get(who) ?? 0);
   };
   const floor = async (): Promise<void> => {
     const repository = `http://${bench.registry}/v2/${name}`;
-    settle(run, storage);
+    settle(bench, image);
     cold.add('floor', await floorMs(repository, image.layers, run));
     warm.add('floor', await floorMs(repository, [image.top], run));
   };

@@ -1,14 +1,18 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { freemem } from 'node:os';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Contender } from '../contender.ts';
 import { timed } from '../workload.ts';
+import type { StoredImage } from './shelf.ts';
 
 const PROBER = fileURLToPath(new URL('./prober.ts', import.meta.url));
 const PULL_TIMEOUT_MS = 900_000;
+/** Memory is touched in pieces of this size. */
+const PIECE_BYTES = 64 << 20;
 const EMPTY_TIMEOUT_MS = 120_000;
 /** Databases and logs grow. */
 const LEFTOVER_BYTES = 2 << 20;
@@ -64,18 +68,21 @@ export async function removeImages(who: Contender, images: readonly string[], be
   }
 }
 
-/** More than anybody takes for an image, page cache included. */
-const POPULATED_GIB = 4;
+/** What an image takes at most of memory, page cache included: its layers in both forms, and as much again. */
+const memoryFor = ({ layers }: StoredImage): number =>
+  2 * layers.reduce((sum, { sizeBytes, plainBytes }) => sum + sizeBytes + plainBytes, 0);
 
 /**
  * Nobody's turn starts with files in the page cache that it reads from disk, or with writes of who was before: of these files and filesystem only. Nor does it
  * pay for memory: what has been free for seconds a virtual machine may have given back to its host (free page reporting), and to write 2 GB to that took 2.5 s
  * where it takes 0.4 s otherwise.
  */
-export function settle(dir: string, storage: string): void {
-  execFileSync('sync', ['-f', dir]);
+export function settle({ run, storage }: { run: string; storage: string }, image: StoredImage): void {
+  execFileSync('sync', ['-f', run]);
   // POSIX_FADV_DONTNEED for the whole file, in dd's words.
   const drop = ['-exec', 'dd', 'if={}', 'iflag=nocache', 'count=0', 'status=none', ';'];
   execFileSync('find', [storage, '-name', 'data', '-type', 'f', ...drop]);
-  execFileSync(process.execPath, ['-e', `Array.from({ length: ${POPULATED_GIB} }, () => Buffer.alloc(2 ** 30, 1))`]);
+  // No more than the machine has to spare.
+  const pieces = Math.ceil(Math.min(memoryFor(image), freemem() / 2) / PIECE_BYTES);
+  execFileSync(process.execPath, ['-e', `Array.from({ length: ${pieces} }, () => Buffer.alloc(${PIECE_BYTES}, 1))`]);
 }

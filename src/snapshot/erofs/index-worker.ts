@@ -1,4 +1,3 @@
-import { parentPort } from 'node:worker_threads';
 import { messageOf } from '../../base/errors.ts';
 import { doLayerJobs } from '../layer-thread.ts';
 import { streamErrorKind } from '../plain-stream.ts';
@@ -7,7 +6,7 @@ import { indexLayer } from './index-job.ts';
 
 // A thread that stores and indexes one layer at a time.
 
-doLayerJobs(parentPort, async (job: IndexJob): Promise<IndexReply> => {
+doLayerJobs(async (job: IndexJob): Promise<IndexReply> => {
   try {
     return await indexLayer(job);
   } catch (error) {

@@ -1,30 +1,19 @@
 import { expect } from 'chai';
-import type { AddressInfo, Server, Socket } from 'node:net';
-import { createServer } from 'node:net';
 import { ClassifiedError } from '../../../src/base/errors.ts';
 import { ask } from '../../../src/os/http-client.ts';
+import { HttpServers } from '../../lib/http-servers.ts';
 
 const HOST = { ca: [], client: [], skipVerify: false, connectTimeoutMs: 5000 };
 
 describe('os/http-client', () => {
-  const sockets = new Set<Socket>();
-  let server: Server;
+  const servers = new HttpServers();
   let said: string;
   let url: string;
 
   beforeEach(async () => {
-    server = createServer((socket) => {
-      sockets.add(socket);
-      socket.on('error', () => undefined);
-      socket.once('data', () => socket.write(said));
-    });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    url = `http://${(await servers.startRaw((socket) => socket.write(said))).host}`;
   });
-  afterEach(() => {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  });
+  afterEach(() => servers.end());
 
   const failure = async (signal = new AbortController().signal): Promise<ClassifiedError> => {
     const error = await ask(HOST, { method: 'GET', url: `${url}/v2/`, headers: {}, signal }).catch((e: unknown) => e);

@@ -1,9 +1,9 @@
 import { expect } from 'chai';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { createServer as createHttpsServer, request } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
-import { connect, createServer as createTcpServer } from 'node:net';
+import { request } from 'node:https';
+import type { Socket } from 'node:net';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -78,7 +78,6 @@ describe('os/http-proxy', () => {
 describe('os/http-client behind a proxy', () => {
   const NAMES = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'http_proxy', 'https_proxy', 'no_proxy'];
   const servers = new HttpServers();
-  const raw: Array<() => void> = [];
   const saved = new Map<string, string | undefined>();
   const signal = new AbortController().signal;
   const direct = { ca: [], client: [], skipVerify: false, connectTimeoutMs: 5000 };
@@ -95,7 +94,6 @@ describe('os/http-client behind a proxy', () => {
       else process.env[name] = value;
     }
     servers.end();
-    for (const end of raw.splice(0)) end();
     rmSync(dir, { recursive: true });
   });
 
@@ -112,14 +110,6 @@ describe('os/http-client behind a proxy', () => {
     expect(asked).to.deep.equal([['http://registry.test/v2/', 'registry.test', authorization]]);
   });
 
-  /** An https server of the name registry.test. */
-  async function registryOf(authority: Authority): Promise<number> {
-    const { certificate, key } = authority.sign('registry', { host: 'registry.test' });
-    const registry = createHttpsServer({ cert: readFileSync(certificate), key: readFileSync(key) }, (_, response) => response.end('v2'));
-    await new Promise<void>((resolve) => registry.listen(0, '127.0.0.1', resolve));
-    servers.all.push(registry as never);
-    return (registry.address() as AddressInfo).port;
-  }
   const url = 'https://registry.test/v2/';
   const failure = async (asked: Promise<unknown>): Promise<ClassifiedError> => {
     const error = await asked.catch((e: unknown) => e);
@@ -129,12 +119,14 @@ describe('os/http-client behind a proxy', () => {
 
   it('asks it for a tunnel to what is https, and verifies the host beyond', async () => {
     const authority = new Authority(dir, 'proxied');
-    const port = await registryOf(authority);
+    const { certificate, key } = authority.sign('registry', { host: 'registry.test' });
+    const tls = { cert: readFileSync(certificate), key: readFileSync(key) };
+    const [, port] = (await servers.start((_, response) => response.end('v2'), tls)).split(':');
     const tunnels: Array<string | undefined> = [];
     process.env['HTTPS_PROXY'] = await servers.start((_, response) => response.writeHead(500).end());
     servers.all.at(-1)?.on('connect', (request, socket) => {
       tunnels.push(request.url);
-      const to = connect(port, '127.0.0.1', () => {
+      const to = connect(Number(port), '127.0.0.1', () => {
         socket.write('HTTP/1.1 200 OK\r\n\r\n');
         to.pipe(socket).pipe(to);
       });
@@ -155,8 +147,8 @@ describe('os/http-client behind a proxy', () => {
   };
   for (const [what, answer] of Object.entries(SILENT))
     it(`gives up a proxy that ${what}, after the time for a connection and when it is told to`, async () => {
-      const { port, open } = await rawProxy(answer);
-      process.env['HTTPS_PROXY'] = `127.0.0.1:${port}`;
+      const { host: proxy, open } = await servers.startRaw(answer);
+      process.env['HTTPS_PROXY'] = proxy;
       const late = await failure(ask({ ...direct, connectTimeoutMs: 200 }, { method: 'GET', url, headers: {}, signal }));
       expect(late.message).to.equal('https://registry.test: no connection within 200 ms');
       expect(late.detail).to.deep.equal({ isUnreachable: true });
@@ -165,7 +157,7 @@ describe('os/http-client behind a proxy', () => {
       const aborted = await failure(ask(direct, { method: 'GET', url, headers: {}, signal: end.signal }));
       expect(aborted.message).to.contain('aborted');
       expect(open()).to.equal(2);
-      const agent = new TunnelAgent(`http://127.0.0.1:${port}`, {}, 100);
+      const agent = new TunnelAgent(`http://${proxy}`, {}, 100);
       const asked = request(url, { agent });
       const [error] = (await once(asked, 'error')) as [Error];
       expect(error.message).to.match(/no tunnel within 100 ms|disconnected/);
@@ -179,11 +171,11 @@ describe('os/http-client behind a proxy', () => {
   };
   for (const [what, then] of Object.entries(REFUSING))
     it(`tells of a proxy that refuses ${what}, and keeps none`, async () => {
-      const { port, open } = await rawProxy((socket) => {
+      const { host: proxy, open } = await servers.startRaw((socket) => {
         socket.write('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n');
         then(socket);
       });
-      process.env['HTTPS_PROXY'] = `http://me:s3cret@127.0.0.1:${port}`;
+      process.env['HTTPS_PROXY'] = `http://me:s3cret@${proxy}`;
       for (let n = 0; n < 3; n++) {
         const { message } = await failure(ask(direct, { method: 'GET', url, headers: {}, signal }));
         expect(message)
@@ -193,21 +185,4 @@ describe('os/http-client behind a proxy', () => {
       for (let n = 0; open() > 0 && n < 50; n++) await sleep(20);
       expect(open()).to.equal(0);
     });
-
-  /** Answers every request for a tunnel; `open`: how many connections there are. */
-  async function rawProxy(answer: (socket: Socket) => void): Promise<{ port: number; open: () => number }> {
-    const sockets = new Set<Socket>();
-    const server = createTcpServer((socket) => {
-      sockets.add(socket);
-      socket.on('error', () => undefined);
-      socket.on('close', () => sockets.delete(socket));
-      socket.once('data', () => answer(socket));
-    });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    raw.push(() => {
-      for (const socket of sockets) socket.destroy();
-      server.close();
-    });
-    return { port: (server.address() as AddressInfo).port, open: () => sockets.size };
-  }
 });

@@ -3,13 +3,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { demoImage } from './images/demo.ts';
 import { serveImages } from './images/registry.ts';
-import { removeCgroup } from '../src/os/cgroup.ts';
 import { Gantry } from '../test/lib/gantry.ts';
 
 // Short, since sockets lie below it, and private: hack/private has put an empty /tmp here.
 const DIR = '/tmp/gantry-quickstart';
-/** Of the pod; a kubelet would make and remove it. */
-const CGROUP = '/gantry-quickstart';
 
 const step = (text: string): void => console.log(`\n==> ${text}`);
 const show = (text: string): void => console.log(text.trimEnd().replace(/^/gm, '    '));
@@ -42,7 +39,7 @@ try {
     metadata: { name: 'hello', namespace: 'default', uid: 'quickstart', attempt: 0 },
     hostname: 'hello',
     logDirectory,
-    linux: { cgroupParent: CGROUP, securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } },
+    linux: { securityContext: { namespaceOptions: { pid: 'CONTAINER' as const } } },
   };
   const { podSandboxId } = await cri.runtime('runPodSandbox', { config });
   const pod = await cri.runtime('podSandboxStatus', { podSandboxId });
@@ -96,7 +93,6 @@ try {
   throw error;
 } finally {
   await gantry.remove();
-  await removeCgroup(CGROUP);
 }
 
 function leftovers(...ids: string[]): string[] {
@@ -109,10 +105,10 @@ function leftovers(...ids: string[]): string[] {
     return existsSync(file) && ids.some((id) => readFileSync(file, 'utf8').includes(id));
   });
   const cgroups = ['memory', 'pids', 'unified', '']
-    .map((controller) => join('/sys/fs/cgroup', controller, CGROUP))
+    .map((controller) => join('/sys/fs/cgroup', controller, 'gantry'))
     .filter((dir) => existsSync(dir))
-    .flatMap((dir) => readdirSync(dir, { withFileTypes: true }).filter((each) => each.isDirectory()))
-    .map(({ name }) => `cgroup ${name}`);
+    .flatMap((dir) => readdirSync(dir))
+    .filter((name) => ids.includes(name));
   const addresses = existsSync(gantry.cniDataDir)
     ? readdirSync(gantry.cniDataDir, { recursive: true, encoding: 'utf8' }).filter((name) => /\/\d+\.\d+\.\d+\.\d+$/.test(name))
     : [];

@@ -10,6 +10,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -26,6 +27,7 @@ const PROGRAM = fileURLToPath(new URL('../../src/gantry', import.meta.url));
 const START_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 30_000;
 const LOG_TAIL_BYTES = 4000;
+const CGROUPS = '/sys/fs/cgroup';
 
 export interface GantryOptions {
   /** Where root, state, CNI and hosts directories and the log are; made and, at `remove`, deleted. Short: sockets lie below it. */
@@ -183,9 +185,20 @@ export class Gantry {
     const left = serves ? [...allAddresses(this).map(({ name }) => name), ...sandboxRecords(this)] : [];
     // The bridge plugin makes it at the first ADD and never takes it away.
     spawnSync('ip', ['link', 'delete', this.bridge], { stdio: 'ignore' });
+    removeDefaultCgroup();
     rmSync(this.dir, { recursive: true, force: true });
     if (left.length > 0) throw new Error(`gantry leaves behind ${left.join(', ')}`);
   }
+}
+
+/** The daemon keeps it, empty, for pods without a cgroup parent. Another Gantry's is in use, or made anew. */
+function removeDefaultCgroup(): void {
+  for (const hierarchy of ['', ...readdirSync(CGROUPS)])
+    try {
+      rmdirSync(join(CGROUPS, hierarchy, 'gantry'));
+    } catch {
+      // There is none, or there are pods.
+    }
 }
 
 const sandboxRecords = ({ root }: Gantry): string[] =>

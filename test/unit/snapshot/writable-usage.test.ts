@@ -115,6 +115,7 @@ describe('what containers write', () => {
     }
     expect(new Set(counter.dirs.values()).size).to.equal(1);
     const [id] = counter.dirs.values();
+    rmSync(root, { recursive: true });
     root = mkdtempSync(join(tmpdir(), 'gantry-writable-'));
     await (await open()).begin('k', '/other');
     expect(counter.id('/other')).not.to.equal(id);
